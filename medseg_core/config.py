@@ -1,0 +1,259 @@
+"""The experiment file: TOML in, strict frozen models out. Read once at the edge of the process and passed down.
+
+Every default has its origin beside it. Units stand in the names. Unknown keys are refused with the nearest known one.
+"""
+
+import difflib
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseg_core.errors import ExperimentFileError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
+
+
+class Section(BaseModel):
+    """A strict, frozen part of an experiment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Channel(Section):
+    """One input channel and how its intensities are normalised."""
+
+    name: Name
+    modality: Literal["CT", "MR", "PET", "XR", "US", "fundus", "other"] = "other"
+    normalisation: Literal["zscore", "window", "range"] = "zscore"  # nnU-Net's for all but CT
+    window: tuple[float, float] | None = None  # (low, high) in the units of the file: HU for CT
+    clahe: bool = False  # contrast-limited adaptive histogram equalisation, before normalisation
+
+    @model_validator(mode="after")
+    def _window_when_asked(self) -> "Channel":
+        if (self.normalisation == "window") != (self.window is not None):
+            raise ValueError('window = [low, high] and normalisation = "window" go together')
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError("window must rise: [low, high]")
+        return self
+
+
+LabelValues = int | tuple[int, ...] | Literal["nonzero"]
+
+
+class Task(Section):
+    """The contract between the data and the network: channels in, labels out, on which grid."""
+
+    name: Name
+    spatial_dims: Literal[2, 3]
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
+    labels: Annotated[dict[Name, LabelValues], Field(min_length=1, max_length=200)]  # foreground; in order 1, 2, ..
+    ignore_value: int | None = None  # value in label files for "not annotated here"
+    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
+    longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{3}$")] = "LPS"  # DICOM's; 3D only
+    foreground_crop: bool = False  # cut empty (zero) borders away
+    allow_empty_label: bool = True
+    licence: str | None = None  # of the data, for the model card
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> "Task":
+        if self.spacing_mm is not None and len(self.spacing_mm) != self.spatial_dims:
+            raise ValueError(f"spacing_mm needs {self.spatial_dims} entries, got {len(self.spacing_mm)}")
+        if self.spacing_mm is not None and self.longest_side_px is not None:
+            raise ValueError("spacing_mm and longest_side_px exclude each other")
+        if len({c.name for c in self.channels}) != len(self.channels):
+            raise ValueError("two channels have the same name")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """Foreground labels and background."""
+        return len(self.labels) + 1
+
+
+class Model(Section):
+    """The network."""
+
+    name: Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"] = "unet"
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128)  # MONAI tutorials
+    residual_units: Annotated[int, Field(ge=0, le=4)] = 2  # Kerfoot et al. 2018
+    normalisation: Literal["instance", "group", "batch"] = "instance"  # nnU-Net; batch statistics differ by site
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Augmentation(Section):
+    """Probability of each transform for a patch; ranges are nnU-Net's (Isensee et al. 2021, supplement 2)."""
+
+    flip: tuple[bool, ...] = ()  # axes that may be mirrored; anatomy that has a side is not
+    rotation: Fraction = 0.2
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
+    scaling: Fraction = 0.2
+    scaling_range: tuple[float, float] = (0.7, 1.4)
+    elastic: Fraction = 0.0  # off in nnU-Net v2
+    gamma: Fraction = 0.3
+    contrast: Fraction = 0.15
+    brightness: Fraction = 0.15
+    noise: Fraction = 0.1
+    blur: Fraction = 0.1
+    low_resolution: Fraction = 0.1
+
+
+class Training(Section):
+    """Local training at a site."""
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # SGD only
+    schedule: Literal["poly", "cosine", "constant"] = "poly"  # nnU-Net: (1 - t)^0.9 over the whole run
+    batch_size: PositiveInt = 2  # nnU-Net's smallest
+    patch_size: Size
+    foreground_fraction: Fraction = 0.33  # nnU-Net: a third of the patches centred on foreground
+    loss: Literal["dice", "dice_ce", "dice_focal", "tversky", "generalised_dice"] = "dice_ce"  # nnU-Net
+    gradient_clip_norm: Annotated[float, Field(ge=0)] = 12.0  # nnU-Net; 0: off
+    mixed_precision: Literal["auto", "off", "bf16"] = "auto"  # auto: bf16 on CUDA devices that have it
+    cpu_threads: PositiveInt = 2  # part of the experiment: results depend on it
+    augmentation: Augmentation | Literal[False] = Augmentation()
+
+
+class Federation(Section):
+    """Who aggregates what, how often."""
+
+    algorithm: Literal["fedavg", "fedprox"] = "fedavg"
+    proximal_weight: Annotated[float, Field(ge=0)] = 0.01  # mu in Li et al. 2020; fedprox only
+    rounds: PositiveInt = 16
+    local_epochs: PositiveInt = 1  # passes over a site's training cases a round
+    participants: PositiveInt | None = None  # sites drawn each round; None: all
+    quorum: PositiveInt | None = None  # None: all participants
+    deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    required_sites: tuple[Name, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    optimiser_memory: bool = False  # keep each site's optimiser state between rounds
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # Hsu et al. 2019
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    max_update_norm: Annotated[float, Field(gt=0)] | None = None  # L2 over all tensors; None: finite is enough
+
+
+class Evaluation(Section):
+    """How the global model is scored."""
+
+    every_rounds: PositiveInt = 1
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of neighbouring windows; nnU-Net
+    mirror: bool = False  # average over flipped copies of the image (test-time augmentation)
+    surface_tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
+    bootstrap_samples: PositiveInt = 2000
+
+
+class Codec(Section):
+    """How an update is written for the wire."""
+
+    name: Literal["fp32"] = "fp32"
+
+
+class Tuned(Section):
+    """A baseline's own best settings, found on validation with the federation's tuning budget."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    batch_size: PositiveInt | None = None
+
+
+class Simulation(Section):
+    """How one data set becomes virtual sites."""
+
+    sites: PositiveInt = 4
+    partition: Annotated[str, Field(pattern=r"^(natural|iid|quantity|dirichlet|attribute:.+)$")] = "natural"
+    dirichlet_alpha: Annotated[float, Field(gt=0)] = 0.5  # Li et al. 2022 (NIID-Bench)
+    baselines: tuple[Literal["local", "pooled"], ...] = ()
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None  # None: one split 65/10/25
+    pooled: Tuned = Tuned()
+    local: Tuned = Tuned()
+
+
+class Experiment(Section):
+    """A whole experiment, resolved."""
+
+    task: Task
+    model: Model = Model()
+    training: Training
+    federation: Federation = Federation()
+    evaluation: Evaluation = Evaluation()
+    codec: Codec = Codec()
+    simulation: Simulation = Simulation()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Experiment":
+        dims = self.task.spatial_dims
+        if len(self.training.patch_size) != dims:
+            raise ValueError(f"[training] patch_size needs {dims} entries, as [task] spatial_dims says")
+        flips = self.training.augmentation.flip if self.training.augmentation else ()
+        if flips and len(flips) != dims:
+            raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
+        if self.model.name == "cnn3d" and dims != 3:
+            raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
+        return self
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment in a TOML file. Raises ExperimentFileError with every fault found."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentFileError(str(path), ["no such file. Give an experiment file, or --preset NAME"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ExperimentFileError(str(path), [f"not readable as TOML ({error})"]) from None
+    return parse_experiment(document, source=str(path))
+
+
+def parse_experiment(document: dict[str, Any], *, source: str) -> Experiment:
+    """The experiment in a parsed document. Raises ExperimentFileError naming `source`."""
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentFileError(source, [_sentence(fault) for fault in error.errors()]) from None
+
+
+def experiment_toml(experiment: Experiment) -> str:
+    """The resolved experiment as TOML; `parse` of it gives the experiment again."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def experiment_sha256(experiment: Experiment) -> str:
+    """Identity of an experiment: what a hospital approves and every envelope names."""
+    return hashlib.sha256(experiment_toml(experiment).encode()).hexdigest()
+
+
+def _sentence(fault: Any) -> str:
+    """One pydantic fault as a sentence with section, key and remedy."""
+    where = [str(part) for part in fault["loc"]]
+    section, key = ".".join(where[:-1]), where[-1] if where else ""
+    if fault["type"] != "extra_forbidden":
+        return f"[{section}] {key}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r:.80}" if where else (
+            fault["msg"].removeprefix("Value error, ")
+        )
+    known = _keys_at(where[:-1])
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"[{section}] has no key {key!r}; {hint}" if section else f"there is no section [{key}]; {hint}"
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """Known keys of the section at a location."""
+    model: Any = Experiment
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model
+        model = _section_in(annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The Section class inside an annotation such as `Augmentation | None` or `tuple[Channel, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)

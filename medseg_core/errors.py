@@ -1,0 +1,125 @@
+"""Every error that a user can meet, one tree.
+
+    MedsegError
+    ├── ConfigError        the experiment or site file asks for something impossible
+    ├── DataError          an image, a label or a manifest is not what the task needs
+    │   ├── CaseError          one case
+    │   └── ManifestError      the list of cases
+    ├── WireError          an envelope is not acceptable; carries a refusal code
+    ├── UpdateError        a client update must not be added
+    ├── RunError           a run cannot start, go on or be resumed
+    └── StorageError       a folder cannot be written or read
+
+Each leaf carries its facts and builds its own message: what, where, got against expected, what to do.
+Messages may name paths and cases: they are for the person at this machine and never leave a site.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MedsegError(Exception):
+    """What went wrong, where, and what to do about it, in a sentence."""
+
+
+class ConfigError(MedsegError):
+    """The experiment file cannot be used."""
+
+
+class DataError(MedsegError):
+    """The data cannot be used as they are."""
+
+
+class ManifestError(DataError):
+    """The list of cases cannot be used."""
+
+
+class CaseError(DataError):
+    """One case cannot be used: `case CASE: FAULT. REMEDY.`"""
+
+    def __init__(self, case_id: str, fault: str, remedy: str) -> None:
+        self.case_id, self.fault, self.remedy = case_id, fault, remedy
+        super().__init__(f"case {case_id}: {fault}. {remedy}")
+
+
+class WireError(MedsegError):
+    """An envelope is not acceptable. `code` is all that may be told to the other side."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code}: {detail}")
+
+
+class UpdateError(MedsegError):
+    """A client update must not be added to the global model; `reason` is one short phrase without free text."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+
+class RunError(MedsegError):
+    """A run cannot start, go on or be resumed."""
+
+
+class StorageError(MedsegError):
+    """A folder cannot be used."""
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------
+
+
+class ExperimentFileError(ConfigError):
+    """One or more keys of an experiment file are wrong; lists all of them."""
+
+    def __init__(self, source: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(f"{source}: " + "; ".join(faults))
+
+
+class PatchSizeError(ConfigError):
+    """The patch does not survive the network's strides."""
+
+    def __init__(self, patch_size: Sequence[int], multiple: int) -> None:
+        nearest = [max(multiple, round(n / multiple) * multiple) for n in patch_size]
+        super().__init__(
+            f"[training] patch_size {list(patch_size)}: the network halves each axis until {multiple} voxels are "
+            f"one, so every entry must be a positive multiple of {multiple}. Use {nearest}, or fewer [model] channels."
+        )
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------
+
+
+class OutOfMemoryError(RunError):
+    """The device has too little memory for this experiment."""
+
+    def __init__(self, device: str, batch_size: int, patch_size: Sequence[int]) -> None:
+        super().__init__(
+            f"out of memory on {device} with batches of {batch_size} patches of {'x'.join(map(str, patch_size))}. "
+            "Lower [training] batch_size or patch_size, or use a device with more memory (--device)."
+        )
+
+
+class QuorumError(RunError):
+    """Too few sites answered; names them and why."""
+
+    def __init__(self, round_number: int, counted: int, quorum: int, absent: Sequence[str]) -> None:
+        super().__init__(
+            f"round {round_number}: {counted} of the {quorum} sites that [federation] quorum asks for contributed; "
+            f"absent: {', '.join(absent) or 'none asked'}. Mend those sites and resume the run, or lower the quorum."
+        )
+
+
+class OccupiedFolderError(StorageError):
+    """The output folder already holds a run."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} already holds a run. Add --resume to go on with it, or choose another --out.")
+
+
+class UnusableFolderError(StorageError):
+    """A folder cannot be created or written."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there.")
