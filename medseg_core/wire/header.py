@@ -1,0 +1,137 @@
+"""The header of an envelope: all that crosses a boundary besides tensors. Strict, bounded, versioned."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medseg_core.errors import WireError
+from medseg_core.wire.codes import RefusalCode
+
+WIRE_VERSION: Literal[1] = 1
+HEADER_BYTES_MAX = 1 << 20  # 4096 counts or scalars with the longest keys stay below
+ENTRIES_MAX = 4096  # a score with interval for 200 labels and 6 metrics needs 3600
+
+Kind = Literal["describe", "train", "evaluate", "publish"]
+Direction = Literal["request", "reply", "refusal"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]{0,159}$")]
+Nonce = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # exact in every JSON reader
+RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
+Attempt = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Header(BaseModel):
+    """What an envelope says about itself. Frozen; unknown fields, text, NaN and infinity are refused.
+
+    `scalars` uses None for a figure that is not defined, such as a score over no case. `counted_round` and
+    `counted_attempt` name, in a train request, the last update of this site that entered the global model
+    (0, 0: none).
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    wire: Literal[1] = WIRE_VERSION
+    kind: Kind
+    direction: Direction
+    run: Name
+    round: RoundNumber
+    attempt: Attempt = 1
+    site: Name
+    nonce: Nonce
+    in_reply_to: Nonce | None = None
+    task: Name
+    experiment_sha256: Sha256
+    counts: Annotated[dict[Key, Count], Field(max_length=ENTRIES_MAX)] = Field(default_factory=dict)
+    scalars: Annotated[dict[Key, float | None], Field(max_length=ENTRIES_MAX)] = Field(default_factory=dict)
+    payload_sha256: Sha256 | None = None
+    payload_bytes: Count = 0
+    counted_round: RoundNumber = 0
+    counted_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    split: Literal["validation", "test"] | None = None
+    code: RefusalCode | None = None
+
+    @model_validator(mode="after")
+    def _answers_are_whole(self) -> "Header":
+        if (self.direction == "request") != (self.in_reply_to is None):
+            raise ValueError("in_reply_to belongs to replies and refusals, and they need it")
+        if (self.direction == "refusal") != (self.code is not None):
+            raise ValueError("code belongs to refusals, and they need it")
+        if self.direction == "refusal" and (self.counts or self.scalars):
+            raise ValueError("a refusal carries its code and no figure")
+        if (self.kind == "evaluate") != (self.split is not None):
+            raise ValueError("split belongs to evaluate, and it needs one")
+        return self
+
+    @model_validator(mode="after")
+    def _payload_where_allowed(self) -> "Header":
+        if (self.payload_sha256 is None) != (self.payload_bytes == 0):
+            raise ValueError("payload_sha256 and payload_bytes go together")
+        if self.payload_bytes and not may_carry_payload(self):
+            raise ValueError(f"a {self.direction} of kind {self.kind} carries no payload")
+        return self
+
+    @model_validator(mode="after")
+    def _counted_comes_before(self) -> "Header":
+        if (self.counted_round == 0) != (self.counted_attempt == 0):
+            raise ValueError("counted_round and counted_attempt go together")
+        if self.counted_round and not (self.kind == "train" and self.direction == "request"):
+            raise ValueError("counted_round belongs to train requests")
+        if self.counted_round and self.counted_round >= self.round:
+            raise ValueError("counted_round lies before round")
+        return self
+
+
+def may_carry_payload(header: Header) -> bool:
+    """Tensors go down with a model and come up with a train reply; nothing else may hold any."""
+    if header.direction == "request":
+        return header.kind != "describe"
+    return header.direction == "reply" and header.kind == "train"
+
+
+def new_nonce() -> str:
+    """32 random hexadecimal digits, never drawn from an experiment's seed."""
+    return secrets.token_hex(16)
+
+
+def reply_to(
+    request: Header,
+    *,
+    counts: Mapping[str, int] | None = None,
+    scalars: Mapping[str, float | None] | None = None,
+) -> Header:
+    """The header that answers a request, with figures; a figure that is not finite is given as None.
+
+    Raises ValidationError for a figure out of bounds, which is our own fault and never the other side's.
+    """
+    return _answer(request, direction="reply", counts=dict(counts or {}), scalars=dict(scalars or {}))
+
+
+def refusal_to(request: Header, code: RefusalCode) -> Header:
+    """The header that refuses a request: the code and nothing else."""
+    return _answer(request, direction="refusal", code=code)
+
+
+def parse_header(data: bytes) -> Header:
+    """The header in JSON bytes. Raises WireError (malformed, too_large, wire_version)."""
+    if len(data) > HEADER_BYTES_MAX:
+        raise WireError(RefusalCode.TOO_LARGE, f"header of {len(data)} bytes, at most {HEADER_BYTES_MAX}")
+    try:
+        return Header.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, fault["loc"]))[:80]
+        code = RefusalCode.WIRE_VERSION if where == "wire" else RefusalCode.MALFORMED
+        raise WireError(code, f"header {where!r}: {fault['msg'][:200]}") from None
+
+
+def _answer(request: Header, **fields: object) -> Header:
+    """A header that repeats what identifies the request and names its nonce."""
+    same = {name: getattr(request, name) for name in _IDENTITY}
+    return Header.model_validate({**same, "nonce": new_nonce(), "in_reply_to": request.nonce, **fields})
+
+
+_IDENTITY = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")
