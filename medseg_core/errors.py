@@ -88,6 +88,13 @@ class PatchSizeError(ConfigError):
         )
 
 
+class DeviceError(ConfigError):
+    """The device asked for is not there."""
+
+    def __init__(self, wanted: str, available: Sequence[str]) -> None:
+        super().__init__(f"--device {wanted}: not on this machine. Available: auto, {', '.join(available)}.")
+
+
 # ---- runs ------------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +125,77 @@ class OccupiedFolderError(StorageError):
         super().__init__(f"{folder} already holds a run. Add --resume to go on with it, or choose another --out.")
 
 
+class DifferentExperimentError(StorageError):
+    """The folder holds a run of another experiment."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds a run of another experiment (see its experiment.toml), so it cannot be resumed with this "
+            "one. Give the options of the first start, or choose another --out."
+        )
+
+
 class UnusableFolderError(StorageError):
     """A folder cannot be created or written."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there.")
+
+
+# ---- cohort ----------------------------------------------------------------------------------------------------
+
+
+class TooFewPatientsError(DataError):
+    """A site cannot be split into training, validation and test patients."""
+
+    def __init__(self, site: str, patients: int, needed: int) -> None:
+        super().__init__(
+            f"site {site} has {patients} patients, but a split by patient needs at least {needed}. Give the site more "
+            "patients, use fewer [simulation] sites or folds, or another partition."
+        )
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------
+
+
+class KeyFileError(StorageError):
+    """The file of a private key cannot be used."""
+
+    def __init__(self, path: Path, fault: str, remedy: str) -> None:
+        super().__init__(f"key {path}: {fault}. {remedy}.")
+
+
+class PublicKeyError(ConfigError):
+    """A text is not a public key."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"public key {text[:60]!r}: not 'ed25519:' and 44 characters. "
+            "Copy the whole line that the other side printed."
+        )
+
+
+# ---- simulation ------------------------------------------------------------------------------------------------
+
+
+class PartitionError(DataError):
+    """The patients cannot be shared out among sites in the way that was asked."""
+
+    def __init__(self, partition: str, fault: str, remedy: str) -> None:
+        self.partition, self.fault, self.remedy = partition, fault, remedy
+        super().__init__(f"partition {partition}: {fault}. {remedy}")
+
+
+class DownloadError(StorageError):
+    """A public data set could not be fetched or unpacked."""
+
+    def __init__(self, address: str, fault: str, remedy: str) -> None:
+        self.address, self.fault, self.remedy = address, fault, remedy
+        super().__init__(f"{address}: {fault}. {remedy}")
+
+
+class PhantomSettingsError(ConfigError):
+    """A phantom data set of this kind cannot be made."""
+
+    def __init__(self, setting: str, got: object, expected: str) -> None:
+        super().__init__(f"phantoms: {setting} is {got}, but must be {expected}.")
