@@ -14,7 +14,7 @@ Each leaf carries its facts and builds its own message: what, where, got against
 Messages may name paths and cases: they are for the person at this machine and never leave a site.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -95,6 +95,26 @@ class DeviceError(ConfigError):
         super().__init__(f"--device {wanted}: not on this machine. Available: auto, {', '.join(available)}.")
 
 
+# ---- networks ----------------------------------------------------------------------------------------------
+
+
+class NormalisationError(ConfigError):
+    """The network exists with other kinds of normalisation only."""
+
+    def __init__(self, network: str, normalisation: str, supported: Sequence[str]) -> None:
+        super().__init__(
+            f'[model] normalisation = "{normalisation}": {network} has {" or ".join(supported)} normalisation '
+            f'only. Set normalisation = "{supported[0]}", or choose another [model] name.'
+        )
+
+
+class NetworkShapeError(ConfigError):
+    """The network cannot have levels of this number, width or depth."""
+
+    def __init__(self, network: str, fault: str, remedy: str) -> None:
+        super().__init__(f'[model] name = "{network}": {fault}. {remedy}.')
+
+
 # ---- runs ------------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +160,24 @@ class UnusableFolderError(StorageError):
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there.")
+
+
+class RequiredSiteError(RunError):
+    """A site that the experiment requires did not contribute."""
+
+    def __init__(self, round_number: int, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"round {round_number}: required sites did not contribute: {', '.join(missing)}. Mend those sites and resume "
+            "the run, or take them out of [federation] required_sites."
+        )
+
+
+class SiteAnswersError(RunError):
+    """Sites that must answer did not."""
+
+    def __init__(self, kind: str, absent: Mapping[str, str]) -> None:
+        reasons = ", ".join(f"{site} ({why})" for site, why in sorted(absent.items()))
+        super().__init__(f"no usable answer to '{kind}' from {reasons or 'any site'}. Mend those sites and resume the run.")
 
 
 # ---- cohort ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""A network's weights as NumPy arrays: what a site receives and what its update is made of."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+def get_weights(network: nn.Module) -> Weights:
+    """Copies of all parameters and floating-point buffers, float32, in the network's order.
+
+    Integer buffers (`num_batches_tracked`) are left out: their average means nothing, and nothing reads them.
+    A tensor that the network holds under two names is given once, under the first.
+    """
+    return {name: _to_numpy(tensor) for name, tensor in _float_tensors(network)}
+
+
+def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write `weights` into the network, on its device and in its precision; the arrays are not kept.
+
+    Raises:
+        ValueError: names or shapes are not those of `get_weights(network)`; nothing is written then.
+    """
+    tensors = dict(_float_tensors(network))
+    if tensors.keys() != weights.keys():
+        raise ValueError(
+            f"weights of another network: names differ in {sorted(tensors.keys() ^ weights.keys())[:5]}"
+        )
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != weights[name].shape:
+            raise ValueError(
+                f"weights of another network: {name} is {weights[name].shape}, expected {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(torch.tensor(weights[name]))  # a copy: received arrays may be read-only
+
+
+def parameter_names(network: nn.Module) -> frozenset[str]:
+    """Names in `get_weights` that are parameters; the other names are buffers."""
+    return frozenset(name for name, _ in network.named_parameters())
+
+
+def _float_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, then floating-point buffers, each once."""
+    yield from network.named_parameters()
+    yield from ((name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point())
+
+
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A float32 copy that shares no memory with the network."""
+    array: npt.NDArray[np.float32] = tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    return array
