@@ -237,3 +237,30 @@ class PhantomSettingsError(ConfigError):
 
     def __init__(self, setting: str, got: object, expected: str) -> None:
         super().__init__(f"phantoms: {setting} is {got}, but must be {expected}.")
+
+
+# ---- assessment ------------------------------------------------------------------------------------------
+
+
+class UnreadableRunError(StorageError):
+    """A file of a run folder is missing, damaged or of another version."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(
+            f"{path}: {fault}. A report needs the experiment.toml, summary.json and cases.json of a finished run "
+            "of this version: give the folder that --out named, or finish the run with --resume."
+        )
+
+
+class FaultyCasesError(DataError):
+    """Some cases of a data set cannot be used; lists the first of them."""
+
+    SHOWN = 10
+
+    def __init__(self, faults: Sequence[DataError], total: int) -> None:
+        self.faults = tuple(faults)
+        listed = "\n".join(f"  {fault}" for fault in self.faults[: self.SHOWN])
+        more = f"\n  and {len(self.faults) - self.SHOWN} more" if len(self.faults) > self.SHOWN else ""
+        super().__init__(
+            f"{len(self.faults)} of {total} cases cannot be used; mend them or take them out of the manifest:\n{listed}{more}"
+        )
