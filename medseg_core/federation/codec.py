@@ -1,0 +1,39 @@
+"""Tensors as bytes and back: float32 in the safetensors format, the same bytes for the same tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_shapes, refused
+
+
+def encode_tensors(tensors: Tensors) -> bytes:
+    """The tensors in safetensors format, in the order of their names; equal tensors give equal bytes."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+
+
+def decode_tensors(data: bytes, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors in bytes of `encode_tensors`, exactly those of the specification, copied once.
+
+    Values are not looked at: that is `check_update`. Raises UpdateError (corrupt_payload, missing_tensor,
+    extra_tensor, wrong_dtype, wrong_shape).
+    """
+    tensors = read_tensors(data)
+    check_names_and_shapes(tensors, spec)
+    return {name: tensors[name] for name in spec.tensors}
+
+
+def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    """All float32 tensors in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
+    try:
+        entries: list[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise refused("corrupt_payload", f"not safetensors ({str(error)[:200]})") from None
+    for name, entry in entries:
+        if entry["dtype"] != "F32":
+            raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry['dtype']}, expected F32")
+    return {name: np.frombuffer(entry["data"], "<f4").reshape(entry["shape"]) for name, entry in entries}

@@ -1,0 +1,132 @@
+"""What a site sends: how far its weights moved, and the checks that it passes before anything uses it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg_core.errors import UpdateError
+
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+Role = Literal["parameter", "buffer"]
+Reason = Literal[
+    "missing_tensor",
+    "extra_tensor",
+    "wrong_shape",
+    "wrong_dtype",
+    "not_finite",
+    "norm_exceeded",
+    "overflow",
+    "bad_count",
+    "repeated_site",
+    "corrupt_payload",
+]
+_BLOCK = 1 << 16  # elements: 512 KiB of float64, within a core's cache
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape of one float32 tensor, and whether it is trained (parameter) or observed (buffer)."""
+
+    shape: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The tensors that a model consists of, by name in sorted order; all are float32."""
+
+    tensors: Mapping[str, TensorSpec]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all tensors."""
+        return 4 * sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specifications give equal text."""
+        document = {name: {"shape": t.shape, "role": t.role} for name, t in sorted(self.tensors.items())}
+        return json.dumps({"dtype": "float32", "tensors": document}, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the specification: SHA-256 of its canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """One site's checked update: `delta` is local minus global weights, from training on `n_cases` cases."""
+
+    site: str
+    delta: Tensors
+    n_cases: int
+
+
+def spec_of(weights: Mapping[str, npt.NDArray[Any]], parameters: frozenset[str]) -> ModelSpec:
+    """The specification of weights; names outside `parameters` are buffers."""
+    return ModelSpec(
+        {
+            name: TensorSpec(weights[name].shape, "parameter" if name in parameters else "buffer")
+            for name in sorted(weights)
+        }
+    )
+
+
+def delta(local: Tensors, start: Tensors) -> dict[str, npt.NDArray[np.float32]]:
+    """Local minus starting weights, float32, for the same names."""
+    assert local.keys() == start.keys()
+    with np.errstate(invalid="ignore", over="ignore"):  # a diverged network: check_update tells
+        return {name: local[name] - start[name] for name in local}
+
+
+def check_names_and_shapes(tensors: Mapping[str, npt.NDArray[Any]], spec: ModelSpec) -> None:
+    """The tensors are those of the model: each there, none besides, float32, in shape. Raises UpdateError."""
+    if missing := sorted(spec.tensors.keys() - tensors.keys()):
+        raise refused("missing_tensor", f"{len(missing)} missing, the first is {missing[0]!r}")
+    if extra := sorted(tensors.keys() - spec.tensors.keys()):
+        raise refused("extra_tensor", f"{len(extra)} not of this model, the first is {extra[0]!r:.80}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise refused("wrong_dtype", f"tensor {name!r} is {tensor.dtype}, expected float32")
+        if tensor.shape != spec.tensors[name].shape:
+            raise refused(
+                "wrong_shape", f"tensor {name!r} is {tensor.shape}, expected {spec.tensors[name].shape}"
+            )
+
+
+def check_update(
+    tensors: Mapping[str, npt.NDArray[Any]], spec: ModelSpec, *, max_norm: float | None
+) -> float:
+    """The update may be added to a model of this specification; returns its L2 norm over all tensors.
+
+    Raises UpdateError (missing_tensor, extra_tensor, wrong_dtype, wrong_shape, not_finite, norm_exceeded).
+    """
+    check_names_and_shapes(tensors, spec)
+    squares = {name: _sum_of_squares(tensor) for name, tensor in sorted(tensors.items())}
+    for name, square in squares.items():
+        if not math.isfinite(square):
+            raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
+    norm = math.sqrt(math.fsum(squares.values()))
+    if max_norm is not None and norm > max_norm:
+        raise refused("norm_exceeded", f"L2 norm {norm:.6g}, [federation] max_update_norm is {max_norm:.6g}")
+    return norm
+
+
+def refused(reason: Reason, detail: str) -> UpdateError:
+    """The error for one of the fixed reasons."""
+    return UpdateError(reason, detail)
+
+
+def _sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
+    """Finite if and only if the tensor is: squares of float32 numbers cannot overflow float64."""
+    flat, total = tensor.reshape(-1), 0.0
+    with np.errstate(invalid="ignore"):
+        for at in range(0, flat.size, _BLOCK):
+            total += float(np.square(flat[at : at + _BLOCK], dtype=np.float64).sum())
+    return total
