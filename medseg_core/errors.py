@@ -31,7 +31,11 @@ class DataError(MedsegError):
 
 
 class ManifestError(DataError):
-    """The list of cases cannot be used."""
+    """The list of cases cannot be used: `LIST: FAULT. REMEDY.`; leaves of this and of CaseError are in data_errors.py."""
+
+    def __init__(self, source: str, fault: str, remedy: str) -> None:
+        self.source, self.fault, self.remedy = source, fault, remedy
+        super().__init__(f"{source}: {fault}. {remedy}")
 
 
 class CaseError(DataError):
@@ -86,6 +90,13 @@ class PatchSizeError(ConfigError):
             f"[training] patch_size {list(patch_size)}: the network halves each axis until {multiple} voxels are "
             f"one, so every entry must be a positive multiple of {multiple}. Use {nearest}, or fewer [model] channels."
         )
+
+
+class UnknownPresetError(ConfigError):
+    """No preset has that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no preset {name!r}. Known presets: {', '.join(known)}.")
 
 
 class DeviceError(ConfigError):
@@ -191,6 +202,16 @@ class TooFewPatientsError(DataError):
             f"site {site} has {patients} patients, but a split by patient needs at least {needed}. Give the site more "
             "patients, use fewer [simulation] sites or folds, or another partition."
         )
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------
+
+
+class CheckpointError(StorageError):
+    """A checkpoint is torn, damaged or foreign."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"checkpoint {path} {fault}. Resume goes on from the one before it; restore it from a copy.")
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------
