@@ -52,9 +52,7 @@ class ExactSum:
         Raises UpdateError (overflow, not_finite, bad_count, and those of names, types and shapes).
         """
         if weight < 1 or self.weight + weight > 2**WEIGHT_BITS:
-            raise refused(
-                "bad_count", f"weight {weight} on top of {self.weight}, together at most {1 << WEIGHT_BITS}"
-            )
+            raise refused("bad_count", f"weight {weight} on top of {self.weight}")
         check_names_and_shapes(tensors, self._spec)
         for name, tensor in tensors.items():
             _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
@@ -76,16 +74,14 @@ class ExactSum:
 
 
 def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> None:
-    """The values cannot overflow the sum, whatever else is added. Raises UpdateError (overflow, not_finite)."""
+    """No sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
     with np.errstate(invalid="ignore"):
         low, high = values.min(initial=0.0), values.max(initial=0.0)  # NaN when one is among them
     if not (math.isfinite(low) and math.isfinite(high)):
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
     if max(-low, high) >= limit:
-        raise refused(
-            "overflow", f"tensor {name!r} reaches {max(-low, high):.6g}, it must stay below {limit:g}"
-        )
+        raise refused("overflow", f"tensor {name!r} reaches {max(-low, high):.6g}, limit {limit:g}")
 
 
 def _add_scaled(
