@@ -1,0 +1,129 @@
+"""From a preprocessed image to class probabilities on the same grid, in one window or several."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from medseg_core.config import Experiment
+from medseg_core.learning.networks import patch_multiple
+
+Image = Float32[np.ndarray, "c *s"]
+Probabilities = Float32[np.ndarray, "k *s"]
+Predictor = Callable[[Tensor], Tensor]
+
+LARGEST_WINDOW = 2  # patches: a window needs no gradients, so this fits wherever a training step did
+WINDOWS_AT_ONCE = 4  # on an accelerator; a CPU is no faster with more than one
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How an image is cut into windows."""
+
+    patch_size: tuple[int, ...]
+    multiple: int  # `patch_multiple` of the network
+    overlap: float = 0.5  # of neighbouring windows, a fraction of the patch
+    mirror: bool = False  # average over all flips of the image
+
+
+def inference_settings(experiment: Experiment) -> InferenceSettings:
+    """The settings that an experiment's sections ask for."""
+    return InferenceSettings(
+        patch_size=experiment.training.patch_size,
+        multiple=patch_multiple(experiment.model),
+        overlap=experiment.evaluation.overlap,
+        mirror=experiment.evaluation.mirror,
+    )
+
+
+def predict_probabilities(
+    network: nn.Module, image: Image, settings: InferenceSettings, device: torch.device
+) -> Probabilities:
+    """Softmax probabilities `(k, *s)` of an image `(c, *s)`; the network must be on `device`.
+
+    An image of at most `LARGEST_WINDOW` times the patch's voxels is seen whole, in one window: quicker than
+    several, and no voxel lies at the edge of a window. A larger one is covered by windows of the patch's size
+    whose probabilities are averaged, those near the middle of a window counting more. Borders are filled with 0,
+    the image in the middle, as in training. Deterministic on a CPU; the network's training mode is put back.
+    """
+    predict = _mirrored(network, len(settings.patch_size)) if settings.mirror else _softmax_of(network)
+    with torch.inference_mode(), _evaluating(network):
+        window = _window(image.shape[1:], settings)
+        if math.prod(window) <= LARGEST_WINDOW * math.prod(settings.patch_size):
+            padded, inside = pad_to(image, window)
+            probabilities = predict(torch.from_numpy(padded).unsqueeze(0).to(device))[0].cpu()
+            return probabilities.numpy()[inside]
+        return _slide(predict, torch.tensor(image), settings, device).numpy()
+
+
+def pad_to(image: Image, size: tuple[int, ...]) -> tuple[Image, tuple[slice, ...]]:
+    """A copy of the image in the middle of zeros, `(c, *size)`, and where in it the image lies."""
+    margins = [(wanted - got) // 2 for wanted, got in zip(size, image.shape[1:], strict=True)]
+    inside = (slice(None), *(slice(m, m + n) for m, n in zip(margins, image.shape[1:], strict=True)))
+    padded = np.zeros((image.shape[0], *size), np.float32)
+    padded[inside] = image
+    return padded, inside
+
+
+def pad_to_multiple(image: Image, multiple: int) -> tuple[Image, tuple[slice, ...]]:
+    """As `pad_to`, to the next multiple along each axis."""
+    return pad_to(image, tuple(-(-n // multiple) * multiple for n in image.shape[1:]))
+
+
+def _window(size: tuple[int, ...], settings: InferenceSettings) -> tuple[int, ...]:
+    """The one window that holds the whole image: no smaller than a patch, and a multiple."""
+    m = settings.multiple
+    return tuple(max(patch, -(-n // m) * m) for n, patch in zip(size, settings.patch_size, strict=True))
+
+
+def _softmax_of(network: nn.Module) -> Predictor:
+    return lambda images: torch.softmax(network(images).float(), dim=1)
+
+
+def _mirrored(network: nn.Module, spatial_dims: int) -> Predictor:
+    """Mean over all flips, each flipped back: 4 forward passes in 2D, 8 in 3D."""
+    predict = _softmax_of(network)
+    axes = range(2, 2 + spatial_dims)
+    flips = [list(c) for r in range(spatial_dims + 1) for c in itertools.combinations(axes, r)]
+
+    def mean_over_flips(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        total = predict(images)
+        for flip in flips[1:]:  # the first flips nothing
+            total += predict(images.flip(flip)).flip(flip)
+        return total / len(flips)
+
+    return mean_over_flips
+
+
+def _slide(predict: Predictor, image: Tensor, settings: InferenceSettings, device: torch.device) -> Tensor:
+    """Windows on `device`, put together on the CPU: the probabilities of a whole scan may not fit elsewhere."""
+    from monai.inferers import sliding_window_inference
+
+    probabilities: Tensor = sliding_window_inference(
+        image.unsqueeze(0),
+        roi_size=settings.patch_size,
+        sw_batch_size=1 if device.type == "cpu" else WINDOWS_AT_ONCE,
+        predictor=predict,
+        overlap=settings.overlap,
+        mode="gaussian",
+        sw_device=device,
+        device=torch.device("cpu"),
+    )
+    return probabilities[0]
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off, batch statistics fixed; the mode it had is put back."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
