@@ -36,4 +36,7 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     for name, entry in entries:
         if entry["dtype"] != "F32":
             raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry['dtype']}, expected F32")
-    return {name: np.frombuffer(entry["data"], "<f4").reshape(entry["shape"]) for name, entry in entries}
+    try:
+        return {name: np.frombuffer(entry["data"], "<f4").reshape(entry["shape"]) for name, entry in entries}
+    except (ValueError, OverflowError):  # an empty tensor may claim sizes that no array can have
+        raise refused("corrupt_payload", "a tensor's shape is impossible") from None

@@ -87,7 +87,7 @@ def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int)
 def _add_scaled(
     sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], weight: int, fraction_bits: int
 ) -> None:
-    """sums += round(weight * values * 2^fraction_bits), block by block, without temporaries of the tensor's size.
+    """sums += round(weight * values * 2^fraction_bits), block by block, with small temporaries.
 
     The product is exact in float64: 24 bits of the value and 20 of the weight are fewer than 53.
     """

@@ -5,7 +5,7 @@ The server state is immutable; a round turns one into the next. One update is in
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ class Accumulator:
     sites: set[str]
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """How client updates change the global model."""
 
