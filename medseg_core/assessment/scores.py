@@ -103,6 +103,11 @@ def by_site(cases: Iterable[CaseScores]) -> dict[str, list[CaseScores]]:
     return {site: list(group) for site, group in groupby(ordered, key=lambda case: case.site)}
 
 
+def own_site_cases(models: Mapping[str, Sequence[CaseScores]]) -> list[CaseScores]:
+    """Each case as scored by the model that its own site trained alone: of `local:SITE`, the cases of SITE."""
+    return [case for name, cases in models.items() for case in cases if name == f"local:{case.site}"]
+
+
 def summarise(cases: Sequence[CaseScores], *, seed: int, samples: int) -> dict[str, Any]:
     """One model's block of `summary.json` from its cases, of which there is at least one.
 

@@ -12,6 +12,7 @@ from medseg_core.assessment.metrics import METRICS, LabelScores
 from medseg_core.assessment.scores import (
     CaseScores,
     mean_scores,
+    own_site_cases,
     paired_difference,
     patient_interval,
     read_cases,
@@ -114,6 +115,13 @@ def test_the_order_of_cases_changes_no_interval(cases):
     for site, block in summarise(cases, seed=0, samples=50)["sites"].items():
         assert block["dice_low"] == reference["sites"][site]["dice_low"]
         assert block["dice_high"] == reference["sites"][site]["dice_high"]
+
+
+def test_a_sites_own_model_is_asked_about_its_own_cases_only():
+    a, b = case("1", 0.5, site="A"), case("2", 0.6, site="B")
+
+    assert own_site_cases({"global": [a, b], "local:A": [a, b], "local:B": [a, b]}) == [a, b]
+    assert own_site_cases({"global": [a], "local:A": [b]}) == []
 
 
 def test_a_difference_is_paired_by_case():
