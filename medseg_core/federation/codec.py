@@ -13,7 +13,7 @@ from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_sh
 
 def encode_tensors(tensors: Tensors) -> bytes:
     """The tensors in safetensors format, in the order of their names; equal tensors give equal bytes."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def decode_tensors(data: bytes, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
