@@ -1,7 +1,7 @@
 """Random changes of training patches: nnU-Net's, written for a batch on a CPU.
 
 Everything is drawn from the generator that is passed. Each sample takes one number from it and draws
-the rest from a generator of its own, so that its changes depend on its place in the stream, and neither on the
+the rest from a generator of its own, so that its changes depend on its place in the stream, neither on the
 batch size nor on what other samples drew.
 
 What lies outside the patch is unknown: images repeat their border there, labels become IGNORE. (Background
@@ -187,7 +187,7 @@ def _deviation_and_mean(image: Tensor) -> tuple[Tensor, Tensor]:
 def _along_each_axis(image: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Each spatial axis of `(c, *s)` times its matrix `(new, old)`; for a patch faster than convolutions.
 
-    Each step maps the first spatial axis and puts it last, so that after all of them the order is the old one.
+    Each step maps the first spatial axis and puts it last, so that the order in the end is the old one.
     """
     for matrix in matrices:
         mapped = image.flatten(2).transpose(1, 2) @ matrix.to(image).T  # (c, the rest, new)

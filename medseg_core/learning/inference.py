@@ -15,6 +15,7 @@ from medseg_core.config import Experiment
 from medseg_core.learning.networks import patch_multiple
 
 Image = Float32[np.ndarray, "c *s"]
+Padded = Float32[np.ndarray, "c *larger"]
 Probabilities = Float32[np.ndarray, "k *s"]
 Predictor = Callable[[Tensor], Tensor]
 
@@ -49,8 +50,8 @@ def predict_probabilities(
 
     An image of at most `LARGEST_WINDOW` times the patch's voxels is seen whole, in one window: quicker than
     several, and no voxel lies at the edge of a window. A larger one is covered by windows of the patch's size
-    whose probabilities are averaged, those near the middle of a window counting more. Borders are filled with 0,
-    the image in the middle, as in training. Deterministic on a CPU; the network's training mode is put back.
+    whose probabilities are averaged, those near the middle of a window counting more. What is missing to a
+    window is 0, around the image, as in training. Deterministic on a CPU. The network's mode is put back.
     """
     predict = _mirrored(network, len(settings.patch_size)) if settings.mirror else _softmax_of(network)
     with torch.inference_mode(), _evaluating(network):
@@ -62,7 +63,7 @@ def predict_probabilities(
         return _slide(predict, torch.tensor(image), settings, device).numpy()
 
 
-def pad_to(image: Image, size: tuple[int, ...]) -> tuple[Image, tuple[slice, ...]]:
+def pad_to(image: Image, size: tuple[int, ...]) -> tuple[Padded, tuple[slice, ...]]:
     """A copy of the image in the middle of zeros, `(c, *size)`, and where in it the image lies."""
     margins = [(wanted - got) // 2 for wanted, got in zip(size, image.shape[1:], strict=True)]
     inside = (slice(None), *(slice(m, m + n) for m, n in zip(margins, image.shape[1:], strict=True)))
@@ -71,7 +72,7 @@ def pad_to(image: Image, size: tuple[int, ...]) -> tuple[Image, tuple[slice, ...
     return padded, inside
 
 
-def pad_to_multiple(image: Image, multiple: int) -> tuple[Image, tuple[slice, ...]]:
+def pad_to_multiple(image: Image, multiple: int) -> tuple[Padded, tuple[slice, ...]]:
     """As `pad_to`, to the next multiple along each axis."""
     return pad_to(image, tuple(-(-n // multiple) * multiple for n in image.shape[1:]))
 
@@ -102,7 +103,7 @@ def _mirrored(network: nn.Module, spatial_dims: int) -> Predictor:
 
 
 def _slide(predict: Predictor, image: Tensor, settings: InferenceSettings, device: torch.device) -> Tensor:
-    """Windows on `device`, put together on the CPU: the probabilities of a whole scan may not fit elsewhere."""
+    """Windows on `device`, put together on the CPU: a whole scan's probabilities may not fit elsewhere."""
     from monai.inferers import sliding_window_inference
 
     probabilities: Tensor = sliding_window_inference(
