@@ -1,4 +1,4 @@
-"""What can be wrong with a case or a list of cases: the leaves below CaseError and ManifestError in errors.py.
+"""What can be wrong with a case or a list of cases: the leaves of CaseError and ManifestError.
 
 Each leaf carries its facts and builds `case CASE: FAULT. REMEDY.` or `LIST: FAULT. REMEDY.`
 Nothing that a decoding library said is repeated: its wording names its own source files, not the user's.
@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg_core.errors import CaseError, ManifestError
+from medseg_core.errors import CaseError, DataError, ManifestError
 
 
 def _grid(numbers: Sequence[float]) -> str:
@@ -122,6 +122,24 @@ class ChannelCountError(CaseError):
         )
 
 
+class LossyLabelError(CaseError):
+    """A label file is a JPEG whose compression has blurred its values."""
+
+    def __init__(self, case_id: str, path: Path, n_values: int) -> None:
+        remedy = "Save it from its source as PNG: JPEG changes the values that it stores."
+        super().__init__(case_id, f"the label {path} is a JPEG with {n_values} different values", remedy)
+
+
+class GridTooLargeError(DataError):
+    """Resampling would make more voxels than can be held."""
+
+    def __init__(self, shape: Sequence[int], spacing: Sequence[float]) -> None:
+        super().__init__(
+            f"a spacing of {_grid(spacing)} would make a volume of {_grid(shape)} voxels. "
+            "Choose a coarser [task] spacing_mm, or correct the spacing in the file's header."
+        )
+
+
 class ColourLabelError(CaseError):
     """A label file is a colour picture whose channels say different things."""
 
@@ -175,13 +193,11 @@ class EmptyLabelError(CaseError):
 class UnknownLabelError(CaseError):
     """A label has values that the task does not name; `lossy`: the file is a JPEG."""
 
-    def __init__(
-        self, case_id: str, values: Sequence[int], known: Sequence[str], *, lossy: bool = False
-    ) -> None:
+    def __init__(self, case_id: str, values: Sequence[int], known: Sequence[str]) -> None:
         self.values = tuple(values)
-        remedy = f"Known are {_listed(known, 20)}. Name the rest in [task] labels, set ignore_value, or correct the label."
-        if lossy:
-            remedy = "JPEG changes the values that it stores: save the label as PNG from its source."
+        remedy = (
+            f"Known are {_listed(known, 20)}. Add to [task] labels, set ignore_value, or correct the label."
+        )
         super().__init__(case_id, f"the label has the unknown value(s) {_listed(values)}", remedy)
 
 
@@ -259,7 +275,7 @@ class PatientInTwoSitesError(ManifestError):
         super().__init__(
             source,
             f"patient {patient_id} is listed at the sites {', '.join(s or '(blank)' for s in sites)}",
-            "Correct the site, or add a column patient_id_scope with the value site if each site numbers its own.",
+            "Correct the site, or add a column patient_id_scope with the value site if each numbers its own.",
         )
 
 
@@ -281,16 +297,27 @@ class SiteSpellingError(ManifestError):
 
 
 class UnknownLayoutError(ManifestError):
-    """A folder holds no list of cases and no known arrangement of files."""
+    """A folder holds no list of cases and no known arrangement of files; `inside` are its folders that do."""
 
-    def __init__(self, folder: Path, n_images: int) -> None:
+    def __init__(self, folder: Path, n_images: int, inside: Sequence[str]) -> None:
         held = f"it holds {n_images} image files, but" if n_images else "it has"
-        super().__init__(
-            str(folder),
-            f"{held} no list of cases",
-            "Add manifest.csv with the columns case_id, patient_id, site, image (or image_<channel>) and label; or use "
-            "the Decathlon layout (dataset.json, imagesTr, labelsTr) or nnU-Net's (imagesTr/case_0000.nii.gz, labelsTr).",
+        layouts = (
+            "Add manifest.csv with the columns case_id, patient_id, site, image (or image_<channel>) and label; or "
+            "use the Decathlon layout (dataset.json, imagesTr, labelsTr) or nnU-Net's (imagesTr/CASE_0000.nii.gz, "
+            "labelsTr)."
         )
+        remedy = f"Give one of its folders: {_listed(inside)}." if inside else layouts
+        super().__init__(str(folder), f"{held} no list of cases", remedy)
+
+
+class ImageWithoutChannelError(ManifestError):
+    """A file of nnU-Net's layout does not say which channel it is."""
+
+    def __init__(self, path: Path) -> None:
+        remedy = (
+            f"Name it CASE_0000{''.join(path.suffixes[-2:])} (0000 for the first channel), or move it away."
+        )
+        super().__init__(str(path.parent), f"{path.name} has no channel number", remedy)
 
 
 class ChannelNamesError(ManifestError):
@@ -298,7 +325,8 @@ class ChannelNamesError(ManifestError):
 
     def __init__(self, source: str, found: Sequence[str], expected: Sequence[str]) -> None:
         remedy = "Make [task] channels name the same ones in the same order."
-        fault = f"it has {len(found)} channel(s) ({', '.join(found)}) and the task {len(expected)} ({', '.join(expected)})"
+        ours, theirs = ", ".join(expected), ", ".join(found)
+        fault = f"it names {len(found)} channel(s) ({theirs}) and the task {len(expected)} ({ours})"
         super().__init__(source, fault, remedy)
 
 

@@ -1,5 +1,6 @@
 """A cohort, and what must hold between its cases before any image is opened."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,13 +84,18 @@ def _repeated(cases: Sequence[Case], source: str) -> Iterator[ManifestError]:
 
 
 def _shared(cases: Sequence[Case], source: str) -> Iterator[ManifestError]:
-    users = _grouped((path.resolve(), c.case_id) for c in cases for path in c.images)
+    users = _grouped((_real(path), c.case_id) for c in cases for path in c.images)
     for case in cases:
-        if case.label is not None and (label := case.label.resolve()) in users:
+        if case.label is not None and (label := _real(case.label)) in users:
             users[label].append(f"{case.case_id} as label")
     for path, names in users.items():
         if len(names) > 1:
-            yield SharedImageError(source, path, names)
+            yield SharedImageError(source, Path(path), names)
+
+
+def _real(path: Path) -> str:
+    """One name for one file, links followed; never raises, as Path.resolve does on a loop of links."""
+    return os.path.realpath(path)
 
 
 def _split(cases: Sequence[Case], source: str) -> Iterator[ManifestError]:

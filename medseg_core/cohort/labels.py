@@ -26,26 +26,34 @@ def count_values(labels: npt.NDArray[np.integer]) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def map_labels(
-    labels: npt.NDArray[np.integer], task: Task, *, case_id: str, lossy: bool = False
-) -> npt.NDArray[np.uint8]:
+def map_labels(labels: npt.NDArray[np.integer], task: Task, *, case_id: str) -> npt.NDArray[np.uint8]:
     """Classes of the same shape: 0 background, 1.. in the order of `task.labels`, IGNORE where not annotated.
 
     Raises UnknownLabelError for values that the task does not name.
     """
-    values = list(count_values(labels))
-    classes = [_class_of(value, task) for value in values]
-    unknown = [value for value, found in zip(values, classes, strict=True) if found is None]
-    if unknown:
-        raise UnknownLabelError(case_id, unknown, _known(task), lossy=lossy)
-    if values[0] >= 0 and values[-1] < _TABLE:
-        table = np.zeros(values[-1] + 1, np.uint8)
-        table[values] = classes
-        return table[labels]
-    mapped = np.zeros(labels.shape, np.uint8)
-    for value, found in zip(values, classes, strict=True):
-        mapped[labels == value] = found
-    return mapped
+    classes = {value: _class_of(value, task) for value in count_values(labels)}
+    if unknown := [value for value, number in classes.items() if number is None]:
+        raise UnknownLabelError(case_id, unknown, _known(task))
+    low, high = min(classes), max(classes)
+    if low < 0 or high >= _TABLE:
+        mapped = np.zeros(labels.shape, np.uint8)
+        for value, number in classes.items():
+            mapped[labels == value] = number or 0
+        return mapped
+    table = np.zeros(high + 1, np.uint8)
+    for value, number in classes.items():
+        table[value] = number or 0
+    return np.asarray(table[labels], dtype=np.uint8)
+
+
+def label_name(value: int, task: Task | None) -> str | None:
+    """What a value in a label file stands for; None is background, a number is a value that nothing names."""
+    number = _class_of(value, task) if task else None
+    if number is None or task is None:
+        return str(value) if value != 0 else None
+    if number == IGNORE:
+        return "(ignored)"
+    return list(task.labels)[number - 1] if number else None
 
 
 def _class_of(value: int, task: Task) -> int | None:

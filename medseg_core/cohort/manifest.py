@@ -1,12 +1,13 @@
 """A folder or a manifest.csv becomes a Cohort.
 
-manifest.csv: one row a case, `case_id, patient_id, site, image` (or one `image_<channel>` a channel), `label`; further
-columns are kept as attributes. Paths are relative to the manifest. `patient_id_scope` = `site` says that each site
-numbers its own patients. A manifest is believed before any recognised layout.
+manifest.csv has one row a case: `case_id, patient_id, site, image` (or one `image_<channel>` a channel) and
+`label`; further columns are kept as attributes. Paths are relative to the manifest. `patient_id_scope` = `site`
+says that each site numbers its own patients. A manifest is believed before any recognised layout.
 """
 
 import csv
 import difflib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ _SAVE_AS_UTF8 = "Save it as CSV (UTF-8)."
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns of a manifest hold images, one a channel or one for all, and what the channels are called."""
+    """Which columns hold images, one a channel or one for all, and what the channels are called."""
 
     images: tuple[str, ...]
     channels: tuple[str, ...]
@@ -45,16 +46,23 @@ def read_cohort(data: Path, task: Task | None) -> Cohort:
 
     Raises ManifestError leaves; SeveralManifestFaultsError where there is more than one fault.
     """
-    if data.is_file():
-        if data.suffix.lower() != ".csv":
-            remedy = "Give the folder of the data, or its manifest.csv."
-            raise UnreadableManifestError(str(data), "it is neither a folder nor a .csv file", remedy)
-        return _read_manifest(data, task)
-    if not data.is_dir():
-        remedy = "Correct the path, or make it visible to this account."
-        raise UnreadableManifestError(str(data), "there is no such folder", remedy)
-    path = data / _FILE_NAME
-    return _read_manifest(path, task) if path.is_file() else read_layout(data, task)
+    try:
+        return _read(data, task)
+    except OSError as error:
+        remedy = "Give the account that runs this program the right to read it."
+        raise UnreadableManifestError(str(data), f"it cannot be opened ({error.strerror})", remedy) from None
+
+
+def _read(data: Path, task: Task | None) -> Cohort:
+    if data.is_dir():
+        path = data / _FILE_NAME
+        return _read_manifest(path, task) if path.is_file() else read_layout(data, task)
+    if not data.exists():
+        raise UnreadableManifestError(str(data), "there is no such folder or file", "Correct the path.")
+    if data.suffix.lower() != ".csv":
+        remedy = "Give the folder of the data, or its manifest.csv."
+        raise UnreadableManifestError(str(data), "it is neither a folder nor a .csv file", remedy)
+    return _read_manifest(data, task)
 
 
 def _read_manifest(path: Path, task: Task | None) -> Cohort:
@@ -67,27 +75,24 @@ def _read_manifest(path: Path, task: Task | None) -> Cohort:
         found = list(_row_faults(line, row, (header, columns), source))
         faults += found
         if not found:
-            cases.append(_case(dict(zip(header, row, strict=True)), columns, path.parent))
+            cases.append(_case(dict(zip(header, row, strict=False)), columns, path.parent))
     raise_faults(source, faults)
     require_consistent(cases, source)
     return Cohort(tuple(cases), path.parent, "manifest", columns.channels)
 
 
 def _read_rows(path: Path) -> tuple[tuple[str, ...], list[tuple[int, list[str]]]]:
-    """Header and numbered rows, stripped, without blank lines; commas, semicolons or tabs."""
+    """Header and numbered rows; cells stripped, blank lines left out; commas, semicolons or tabs."""
     source = str(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UnreadableManifestError(source, "its text is not UTF-8", _SAVE_AS_UTF8) from None
-    except OSError as error:
-        remedy = "Give the account that runs this program the right to read it."
-        raise UnreadableManifestError(source, f"it cannot be opened ({error.strerror})", remedy) from None
     if "\0" in text:
         raise UnreadableManifestError(source, "it is not a text file", _SAVE_AS_UTF8)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error:
@@ -133,11 +138,11 @@ def _row_faults(
     line: int, row: Sequence[str], form: tuple[Sequence[str], _Columns], source: str
 ) -> Iterator[ManifestError]:
     header, columns = form
-    if len(row) != len(header):
+    if len(row) < len(header) or any(row[len(header) :]):
         fault = f"line {line} has {len(row)} cells and the header {len(header)}"
         yield ManifestRowError(source, fault, "Quote cells that hold the separator, and fill in the others.")
         return
-    cells = dict(zip(header, row, strict=True))
+    cells = dict(zip(header, row, strict=False))
     for name in ("case_id", "patient_id", *columns.images):
         if not cells[name]:
             yield BlankCellError(source, line, name)

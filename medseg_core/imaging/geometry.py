@@ -1,12 +1,15 @@
 """A volume moves to another grid: other axes, another spacing, another volume's grid.
 
-Where a format knows no millimetres a pixel of the file counts as 1; after `resample` the spacing is in those pixels.
+Where a format knows no millimetres a pixel of the file counts as 1; after `resample` the spacing is in those
+pixels.
 """
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from medseg_core.imaging.io import from_sitk, to_sitk
+from medseg_core.data_errors import GridTooLargeError
+from medseg_core.imaging.integrity import MAX_VOXELS
+from medseg_core.imaging.itk import from_sitk, to_sitk
 from medseg_core.types import Geometry, Volume
 
 
@@ -29,14 +32,17 @@ def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
 
 
 def resample(volume: Volume, spacing: tuple[float, ...], *, is_label: bool) -> Volume:
-    """The volume with exactly this spacing over the same extent, to the nearest voxel; the centre stays in place.
+    """The volume with exactly this spacing over the same extent, to the nearest voxel; its centre stays.
 
-    Images are interpolated linearly without a low-pass filter before shrinking, as nnU-Net and MONAI do. Labels get
-    the class with the largest linear weight: no value is invented, IGNORE is a class like another.
+    Images are interpolated linearly without a low-pass filter before shrinking, as nnU-Net and MONAI do.
+    Labels get the class with the largest linear weight: no value is invented, IGNORE is a class like another.
+    Raises GridTooLargeError.
     """
     grid = volume.geometry
     extent = np.asarray(grid.shape) * grid.spacing
     shape = np.maximum(1, np.rint(extent / spacing).astype(int))
+    if shape.astype(float).prod() > MAX_VOXELS:
+        raise GridTooLargeError(shape.tolist(), spacing)
     matrix = np.reshape(grid.direction, (len(shape), -1))
     shift = ((np.asarray(grid.shape) - 1) * grid.spacing - (shape - 1) * np.asarray(spacing)) / 2
     origin = np.asarray(grid.origin_mm) + matrix @ shift
@@ -47,7 +53,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, is_label: bool) -> V
 def resample_to(volume: Volume, geometry: Geometry, *, is_label: bool) -> Volume:
     """The volume on another grid, interpolated as in `resample`.
 
-    Points more than one voxel outside the volume become background: 0 in labels, its smallest value in images.
+    Points more than one voxel outside become background: 0 in labels, the smallest value in images.
     """
     if volume.geometry == geometry:
         return volume

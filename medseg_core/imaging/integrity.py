@@ -1,8 +1,8 @@
 """Is a file whole? Asked before any decoder runs.
 
-SimpleITK fills what a cut or damaged .nii, .nii.gz or .mha lacks with zeros or noise and says nothing, prints its
-libraries' complaints on the terminal, and allocates whatever a header claims. So headers are read here first, sizes
-are bounded, and compressed data are run through their checksum.
+SimpleITK fills what a cut or damaged .nii, .nii.gz or .mha lacks with zeros or noise and says nothing, prints
+its libraries' complaints on the terminal, and allocates whatever a header claims. So headers are read here
+first, sizes are bounded, and compressed data are run through their checksum.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,6 @@ class _File:
     def unreadable(self, reason: str, remedy: str | None = None) -> UnreadableFileError:
         return UnreadableFileError(self.case_id, self.path, reason, remedy)
 
-    def bound(self, shape: tuple[int, ...]) -> None:
-        if math.prod(shape) > MAX_VOXELS:
-            raise TooLargeError(self.case_id, self.path, shape)
-
     def hold(self, got: int, expected: int) -> None:
         if got < expected:
             detail = f"{got} bytes where its header claims {expected}"
@@ -51,7 +47,10 @@ class _File:
 
 
 def require_readable(path: Path, case_id: str) -> int:
-    """Size in bytes of a file that is there, readable and not empty. Raises MissingFileError, UnreadableFileError."""
+    """Size in bytes of a file that is there, may be read and is not empty.
+
+    Raises MissingFileError, UnreadableFileError.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -73,30 +72,36 @@ def require_readable(path: Path, case_id: str) -> int:
     return status.st_size
 
 
+def require_bounded(path: Path, case_id: str, shape: Sequence[int]) -> None:
+    """Raises TooLargeError for a shape of more than MAX_VOXELS."""
+    if math.prod(shape) > MAX_VOXELS:
+        raise TooLargeError(case_id, path, shape)
+
+
 def require_whole_nifti(path: Path, case_id: str) -> None:
     """Header sane, size bounded, every voxel there, gzip checksum right. Raises CaseError leaves."""
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
         is_compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream: Any = gzip.open(raw) if is_compressed else raw
+        stream: Any = gzip.GzipFile(fileobj=raw) if is_compressed else raw
         with _decoding(file):
             head = stream.read(544)
         shape, expected = _nifti_claim(file, head)
-        file.bound(shape)
+        require_bounded(path, case_id, shape)
         with _decoding(file):
             got = len(head) + _drain(stream) if is_compressed else file.n_bytes
     file.hold(got, expected)
 
 
 def require_whole_metaimage(path: Path, case_id: str) -> None:
-    """Header complete, size bounded, every voxel there, zlib checksum right; also for .mhd with its data file."""
+    """Header complete, size bounded, every voxel there, zlib checksum right; .mhd with its data file too."""
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
         head = raw.read(1 << 16)
     fields, start = _meta_header(file, head)
     shape, expected = _meta_claim(file, fields)
-    file.bound(shape)
+    require_bounded(path, case_id, shape)
     if fields["ElementDataFile"] != "LOCAL":
         file, start = _meta_data_file(file, fields["ElementDataFile"]), 0
     got = file.n_bytes - start
@@ -115,7 +120,7 @@ def require_bounded_nrrd(path: Path, case_id: str) -> None:
     sizes = re.search(rb"^sizes:([ \t\d]+)\r?$", head, re.MULTILINE)
     if not head.startswith(b"NRRD") or sizes is None:
         raise file.unreadable("is not an NRRD file")
-    file.bound(tuple(int(n) for n in sizes[1].split()))
+    require_bounded(path, case_id, tuple(int(n) for n in sizes[1].split()))
 
 
 def _neighbours(path: Path) -> list[str]:

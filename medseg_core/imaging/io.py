@@ -1,6 +1,6 @@
 """One image or label file becomes a Volume; a label map becomes a file.
 
-Axes are `(i, j, k)`, the fastest of the file first; SimpleITK's arrays are `(k, j, i[, c])`.
+Axes are `(i, j, k)`, the fastest of the file first: columns, rows, slices.
 """
 
 import os
@@ -18,18 +18,17 @@ from medseg_core.data_errors import (
     DimensionError,
     NonIntegerLabelError,
     UnnamedChannelsError,
-    UnreadableFileError,
     UnsupportedFormatError,
 )
 from medseg_core.errors import UnusableFolderError
-from medseg_core.imaging import integrity, pictures
+from medseg_core.imaging import integrity
+from medseg_core.imaging.itk import decode, to_sitk
+from medseg_core.imaging.pictures import PICTURE_SUFFIXES, read_picture
 from medseg_core.types import Geometry, Volume
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *pictures.SUFFIXES)
+IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 _ROUNDING = 1e-3  # label files whose header scales voxels give 2.9999998 for 3
-
-sitk.ProcessObject.GlobalWarningDisplayOff()  # faults are told in our words, not on the terminal in ITK's
 
 
 def file_suffix(path: Path) -> str:
@@ -40,8 +39,8 @@ def file_suffix(path: Path) -> str:
 def read_image(path: Path, *, spatial_dims: int | None, channels: int | None, case_id: str) -> Volume:
     """An image as float32 `(c, i, j[, k])` with exactly `channels` channels; None takes both counts as found.
 
-    One more axis than space has is read as channels where it is `channels` long. A colour file whose channels agree
-    counts as one channel. Raises CaseError leaves; NaN and constant images are the caller's to refuse.
+    One axis more than space has is read as channels where it is `channels` long. A colour file whose channels
+    agree counts as one channel. Raises CaseError leaves; NaN and constant images are the caller's to refuse.
     """
     volume = _fit_axes(
         _read(path, case_id, is_label=False), path, case_id, spatial_dims=spatial_dims, channels=channels
@@ -58,7 +57,7 @@ def read_image(path: Path, *, spatial_dims: int | None, channels: int | None, ca
 def read_label(path: Path, *, spatial_dims: int | None, case_id: str) -> Volume:
     """A label file's own values as integers `(1, i, j[, k])`. Raises CaseError leaves.
 
-    Floating-point files are accepted where every value is a whole number, colour files where the channels agree.
+    Floating-point files are accepted where every value is a whole number, colour files where channels agree.
     """
     volume = _fit_axes(
         _read(path, case_id, is_label=True), path, case_id, spatial_dims=spatial_dims, channels=1
@@ -66,8 +65,6 @@ def read_label(path: Path, *, spatial_dims: int | None, case_id: str) -> Volume:
     if not _channels_agree(volume.voxels):
         raise ColourLabelError(case_id, path)
     voxels = volume.voxels[:1]
-    if voxels.dtype == bool:
-        voxels = voxels.astype(np.uint8)
     if not np.issubdtype(voxels.dtype, np.integer):
         voxels = _whole_numbers(voxels, path, case_id)
     return replace(volume, voxels=np.ascontiguousarray(voxels))
@@ -98,74 +95,29 @@ def write_image(path: Path, voxels: npt.NDArray[np.generic], geometry: Geometry)
         raise UnusableFolderError(path.parent, reason) from None
 
 
-def to_sitk(volume: Volume) -> sitk.Image:
-    """The volume as SimpleITK sees it; several channels become a vector image. Spacing counts as 1 where unknown."""
-    voxels = volume.voxels
-    is_vector = len(voxels) > 1
-    axes = tuple(range(voxels.ndim - 1, 0, -1))
-    image = sitk.GetImageFromArray(
-        voxels.transpose(*axes, 0) if is_vector else voxels[0].T, isVector=is_vector
-    )
-    image.SetSpacing(volume.geometry.spacing)
-    image.SetOrigin(volume.geometry.origin_mm)
-    image.SetDirection(volume.geometry.direction)
-    return image
-
-
-def from_sitk(image: sitk.Image) -> Volume:
-    """A SimpleITK image as a Volume with its own, contiguous copy of the voxels."""
-    array = sitk.GetArrayViewFromImage(image)  # (k, j, i[, c])
-    if image.GetNumberOfComponentsPerPixel() == 1:
-        array = array[..., None]
-    voxels = array.transpose(array.ndim - 1, *range(array.ndim - 2, -1, -1))  # (c, i, j, k)
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return Volume(np.array(voxels, order="C"), geometry)
-
-
 def _read(path: Path, case_id: str, *, is_label: bool) -> Volume:
     """Any supported file as `(c, i, j, ...)` in the file's own type and with all of its axes."""
     match suffix := file_suffix(path):
         case ".nii.gz" | ".nii":
             integrity.require_whole_nifti(path, case_id)
-            return _decode(path, case_id, "NiftiImageIO")
+            return decode(path, case_id, "NiftiImageIO")
         case ".mha" | ".mhd":
             integrity.require_whole_metaimage(path, case_id)
-            return _decode(path, case_id, "MetaImageIO")
+            return decode(path, case_id, "MetaImageIO")
         case ".nrrd" | ".nhdr":
             integrity.require_bounded_nrrd(path, case_id)
-            return _decode(path, case_id, "NrrdImageIO")
-        case _ if suffix in pictures.SUFFIXES:
+            return decode(path, case_id, "NrrdImageIO")
+        case _ if suffix in PICTURE_SUFFIXES:
             integrity.require_readable(path, case_id)
-            return pictures.read_picture(path, case_id, is_label=is_label)
+            return read_picture(path, case_id, is_label=is_label)
     integrity.require_readable(path, case_id)
     raise UnsupportedFormatError(case_id, path, IMAGE_SUFFIXES)
-
-
-def _decode(path: Path, case_id: str, decoder: str) -> Volume:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(decoder)
-    reader.SetFileName(str(path))
-    try:
-        volume = from_sitk(reader.Execute())
-    except RuntimeError as error:
-        raise _decoding_fault(path, case_id, str(error)) from None
-    if np.iscomplexobj(volume.voxels):
-        raise UnreadableFileError(case_id, path, "holds complex numbers", "Save its magnitude.")
-    return volume
-
-
-def _decoding_fault(path: Path, case_id: str, message: str) -> UnreadableFileError:
-    """ITK's refusal in our words."""
-    if "orthonormal" in message:
-        remedy = "Resample it to a grid with right angles, or correct the header's sform and qform."
-        return UnreadableFileError(case_id, path, "has axes that are not at right angles", remedy)
-    return UnreadableFileError(case_id, path, f"cannot be decoded as {file_suffix(path)}")
 
 
 def _fit_axes(
     volume: Volume, path: Path, case_id: str, *, spatial_dims: int | None, channels: int | None
 ) -> Volume:
-    """The volume with exactly `spatial_dims` axes: single slices dropped, a last axis of named channels moved first."""
+    """Exactly `spatial_dims` axes: single slices dropped, a last axis of channels moved first."""
     found = volume.geometry.shape
     dims = spatial_dims or min(len(found), 3)
     for axis in reversed(range(dims, len(volume.geometry.shape))):
