@@ -31,7 +31,7 @@ class DataError(MedsegError):
 
 
 class ManifestError(DataError):
-    """The list of cases cannot be used: `LIST: FAULT. REMEDY.`; leaves of this and of CaseError are in data_errors.py."""
+    """The list of cases cannot be used: `LIST: FAULT. REMEDY.` (leaves: data_errors.py)."""
 
     def __init__(self, source: str, fault: str, remedy: str) -> None:
         self.source, self.fault, self.remedy = source, fault, remedy
@@ -39,7 +39,7 @@ class ManifestError(DataError):
 
 
 class CaseError(DataError):
-    """One case cannot be used: `case CASE: FAULT. REMEDY.`"""
+    """One case cannot be used; the message names case, fault and remedy."""
 
     def __init__(self, case_id: str, fault: str, remedy: str) -> None:
         self.case_id, self.fault, self.remedy = case_id, fault, remedy
