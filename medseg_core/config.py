@@ -53,7 +53,9 @@ class Task(Section):
     name: Name
     spatial_dims: Literal[2, 3]
     channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
-    labels: Annotated[dict[Name, LabelValues], Field(min_length=1, max_length=200)]  # foreground; in order 1, 2, ..
+    labels: Annotated[
+        dict[Name, LabelValues], Field(min_length=1, max_length=200)
+    ]  # foreground; in order 1, 2, ..
     ignore_value: int | None = None  # value in label files for "not annotated here"
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
     longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
@@ -82,9 +84,16 @@ class Model(Section):
     """The network."""
 
     name: Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"] = "unet"
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=7)] = (16, 32, 64, 128)  # MONAI tutorials
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=7)] = (
+        16,
+        32,
+        64,
+        128,
+    )  # MONAI tutorials
     residual_units: Annotated[int, Field(ge=0, le=4)] = 2  # Kerfoot et al. 2018
-    normalisation: Literal["instance", "group", "batch"] = "instance"  # nnU-Net; batch statistics differ by site
+    normalisation: Literal["instance", "group", "batch"] = (
+        "instance"  # nnU-Net; batch statistics differ by site
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -138,7 +147,9 @@ class Federation(Section):
     optimiser_memory: bool = False  # keep each site's optimiser state between rounds
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # Hsu et al. 2019
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
-    max_update_norm: Annotated[float, Field(gt=0)] | None = None  # L2 over all tensors; None: finite is enough
+    max_update_norm: Annotated[float, Field(gt=0)] | None = (
+        None  # L2 over all tensors; None: finite is enough
+    )
 
 
 class Evaluation(Section):
@@ -205,7 +216,9 @@ def read_experiment(path: Path) -> Experiment:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ExperimentFileError(str(path), ["no such file. Give an experiment file, or --preset NAME"]) from None
+        raise ExperimentFileError(
+            str(path), ["no such file. Give an experiment file, or --preset NAME"]
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ExperimentFileError(str(path), [f"not readable as TOML ({error})"]) from None
     return parse_experiment(document, source=str(path))
@@ -234,8 +247,10 @@ def _sentence(fault: Any) -> str:
     where = [str(part) for part in fault["loc"]]
     section, key = ".".join(where[:-1]), where[-1] if where else ""
     if fault["type"] != "extra_forbidden":
-        return f"[{section}] {key}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r:.80}" if where else (
-            fault["msg"].removeprefix("Value error, ")
+        return (
+            f"[{section}] {key}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r:.80}"
+            if where
+            else (fault["msg"].removeprefix("Value error, "))
         )
     known = _keys_at(where[:-1])
     near = difflib.get_close_matches(key, known, n=1)
@@ -247,7 +262,9 @@ def _keys_at(location: list[str]) -> list[str]:
     """Known keys of the section at a location."""
     model: Any = Experiment
     for part in location:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model
+        annotation = (
+            model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model
+        )
         model = _section_in(annotation) or model
     return list(model.model_fields)
 

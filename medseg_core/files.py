@@ -1,8 +1,10 @@
-"""Files that are whole or absent: written beside, flushed, renamed."""
+"""Files and folders that are whole or absent: written beside, renamed."""
 
 import contextlib
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from medseg_core.errors import UnusableFolderError
@@ -27,3 +29,26 @@ def write_atomic(path: Path, data: bytes) -> None:
 def sha256_of(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `path` when the block ends well, and is gone when it does not.
+
+    Raises UnusableFolderError if `path` holds anything, or if writing in the block fails.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UnusableFolderError(path, "it is not empty")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+            filled = (
+                Path(beside) / path.name
+            )  # a folder of its own: that of tempfile is closed to other users
+            filled.mkdir()
+            yield filled
+            if path.exists():
+                path.rmdir()  # Windows renames onto nothing only
+            filled.rename(path)
+    except OSError as error:
+        raise UnusableFolderError(path, error.strerror or type(error).__name__) from error

@@ -3,7 +3,18 @@
 import hashlib
 from typing import Literal
 
-Purpose = Literal["initial_weights", "split", "partition", "order", "patch", "augmentation", "dropout", "bootstrap", "phantom"]
+Purpose = Literal[
+    "initial_weights",
+    "split",
+    "partition",
+    "participants",
+    "order",
+    "patch",
+    "augmentation",
+    "dropout",
+    "bootstrap",
+    "phantom",
+]
 
 
 def derive_seed(experiment_seed: int, *, site: str = "", round_number: int = 0, purpose: Purpose) -> int:

@@ -44,7 +44,10 @@ class Volume:
 
 @dataclass(frozen=True)
 class Case:
-    """One image-label pair of a patient, as the manifest names it. `images` holds one file for each channel or one for all."""
+    """One image-label pair of a patient, as the manifest names it.
+
+    `images` holds one file for each channel, or one for all.
+    """
 
     case_id: str
     patient_id: str
@@ -60,5 +63,7 @@ class LoadedCase:
 
     case: Case
     image: Volume  # float32 (c, i, j[, k]), in the units of the file
-    label: npt.NDArray[np.uint8] | None  # (i, j[, k]): 0 background, 1.. in the order of the task's labels, IGNORE
+    label: (
+        npt.NDArray[np.uint8] | None
+    )  # (i, j[, k]): 0 background, 1.. in the order of the task's labels, IGNORE
     warnings: tuple[str, ...] = ()

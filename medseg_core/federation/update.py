@@ -48,6 +48,11 @@ class ModelSpec:
         """Size of all tensors."""
         return 4 * sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers of the model."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values() if tensor.role == "parameter")
+
     def to_json(self) -> str:
         """Canonical JSON: equal specifications give equal text."""
         document = {name: {"shape": t.shape, "role": t.role} for name, t in sorted(self.tensors.items())}

@@ -1,0 +1,128 @@
+"""What a site remembers of a run: a transaction for each (kind, round, attempt).
+
+A folder a request: the request's SHA-256, the reply as sent, and after training the optimiser's memory. A repeated
+request gets the stored reply byte for byte. A train request names the last update that was counted; training starts
+from the memory stored with that one, so an update that was not counted is as if it had never been.
+
+    STATE/RUN/train_000007_1/{request.sha256, reply.envelope, memory.safetensors}
+    STATE/RUN/evaluate_validation_000007_1/{request.sha256, reply.envelope}
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+from medseg_core.errors import UnusableFolderError, WireError
+from medseg_core.files import sha256_of
+from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.header import Header
+
+KEPT_ROUNDS = 2  # the coordinator keeps two checkpoints: a torn newest one sends it back one round
+
+
+class SiteState:
+    """The transactions of one site, on disk; survives a kill at any moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def recall(self, request: Header, request_bytes: bytes) -> bytes | None:
+        """The reply stored for this very request, or None for a new one.
+
+        Raises WireError: another request with the same round and attempt came before, or the reply is no longer kept.
+        """
+        folder = self._folder_of(request)
+        if not folder.is_dir():
+            return None
+        if (folder / "request.sha256").read_text() != sha256_of(request_bytes):
+            raise WireError(
+                RefusalCode.CONFLICTING_REQUEST, f"{folder.name} of run {request.run} was another request"
+            )
+        try:
+            return (folder / "reply.envelope").read_bytes()
+        except FileNotFoundError:
+            raise WireError(RefusalCode.STALE_ROUND, f"{folder.name} of run {request.run} is over") from None
+
+    def memory_at(self, request: Header) -> dict[str, npt.NDArray[np.float32]] | None:
+        """Optimiser memory committed with the update that a train request names as counted; None before the first.
+
+        Raises WireError where that state is not here.
+        """
+        if request.counted_round == 0:
+            return None
+        folder = self._run(request) / _transaction("train", request.counted_round, request.counted_attempt)
+        try:
+            memory: dict[str, Any] = load((folder / "memory.safetensors").read_bytes())
+        except FileNotFoundError:
+            raise WireError(
+                RefusalCode.STALE_ROUND, f"no state of {folder.name} in run {request.run}"
+            ) from None
+        return memory
+
+    def commit(
+        self,
+        request: Header,
+        request_bytes: bytes,
+        reply_bytes: bytes,
+        *,
+        memory: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Store a reply, before it is sent. `attachments` stay at the site. Raises UnusableFolderError."""
+        folder = self._folder_of(request)
+        beside = folder.with_name(f".{folder.name}.tmp")
+        files = {
+            "request.sha256": sha256_of(request_bytes).encode(),
+            "reply.envelope": reply_bytes,
+            **(attachments or {}),
+        }
+        if memory is not None:
+            files["memory.safetensors"] = save(dict(memory))
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            for name, data in files.items():
+                with (beside / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            beside.rename(folder)
+        except OSError as error:
+            raise UnusableFolderError(folder.parent, error.strerror or type(error).__name__) from error
+        if request.kind == "train":
+            self._prune(request)
+
+    def tested_model(self, request: Header) -> str | None:
+        """SHA-256 of the model whose test scores this run has been told, if any."""
+        for folder in self._run(request).glob("evaluate_test_*"):
+            return (folder / "model.sha256").read_text()
+        return None
+
+    def attachment(self, run: str, transaction: str, name: str) -> bytes:
+        """A file stored beside a reply, for people at the site."""
+        return (self.folder / run / transaction / name).read_bytes()
+
+    def _run(self, request: Header) -> Path:
+        return self.folder / request.run
+
+    def _folder_of(self, request: Header) -> Path:
+        kind = f"{request.kind}_{request.split}" if request.split else request.kind
+        return self._run(request) / _transaction(kind, request.round, request.attempt)
+
+    def _prune(self, request: Header) -> None:
+        """Drop what no coordinator can ask for again; that the request was seen stays known."""
+        for folder in self._run(request).glob("train_*"):
+            if int(folder.name.split("_")[1]) < request.counted_round - KEPT_ROUNDS + 1:
+                for name in ("reply.envelope", "memory.safetensors"):
+                    (folder / name).unlink(missing_ok=True)
+
+
+def _transaction(kind: str, round_number: int, attempt: int) -> str:
+    """Folder name of a transaction; sorts by round."""
+    return f"{kind}_{round_number:06d}_{attempt}"

@@ -1,0 +1,177 @@
+"""The data side of a site: a signed request in, a signed reply out. The only code of a federation that sees images."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from medseg_client.egress import release_figures, release_refusal, release_update
+from medseg_client.site_data import SiteData, case_counts
+from medseg_client.site_state import SiteState
+from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
+from medseg_core.config import Experiment
+from medseg_core.errors import DataError, OutOfMemoryError, UpdateError, WireError
+from medseg_core.federation.codec import decode_tensors
+from medseg_core.federation.update import ModelSpec, delta, spec_of
+from medseg_core.files import sha256_of
+from medseg_core.learning.local_training import RoundContext, train_locally
+from medseg_core.learning.networks import build_network
+from medseg_core.learning.weights import get_weights, parameter_names, set_weights
+from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.envelope import Envelope, verify
+from medseg_core.wire.header import Header
+
+MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    """Who this site is and whom it obeys."""
+
+    name: str
+    private_key: Ed25519PrivateKey
+    coordinator: Ed25519PublicKey
+
+
+class Trainer:
+    """One site. Answers each request once: the same request again gets the same bytes, a conflicting one a refusal.
+
+    `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
+    cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    """
+
+    def __init__(
+        self,
+        identity: SiteIdentity,
+        state: SiteState,
+        *,
+        approved: Mapping[str, Experiment],
+        data_of: Callable[[Experiment], SiteData],
+        device: torch.device,
+        on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
+    ) -> None:
+        self._identity, self._state, self._device = identity, state, device
+        self._approved, self._data_of, self._on_fault = approved, data_of, on_fault
+
+    def handle(self, request_bytes: bytes) -> bytes:
+        """The reply or refusal to a request.
+
+        Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
+        """
+        envelope = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES)
+        verify(envelope, self._identity.coordinator)
+        request = envelope.header
+        if request.site != self._identity.name or request.direction != "request":
+            raise WireError(
+                RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
+            )
+        try:
+            return self._answer(envelope, request_bytes)
+        except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
+            self._on_fault(error)
+            return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+
+    def _answer(self, envelope: Envelope, request_bytes: bytes) -> bytes:
+        """The stored reply of a repeated request, or a new one."""
+        request = envelope.header
+        if (stored := self._state.recall(request, request_bytes)) is not None:
+            return stored
+        experiment = self._approved.get(request.experiment_sha256)
+        if experiment is None:
+            raise WireError(
+                RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
+            )
+        torch.set_num_threads(experiment.training.cpu_threads)
+        match request.kind:
+            case "train":
+                return self._train(envelope, request_bytes, experiment)
+            case "evaluate":
+                return self._evaluate(envelope, request_bytes, experiment)
+            case "describe":
+                return self._describe(request, request_bytes, experiment)
+            case _:
+                raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
+
+    def _describe(self, request: Header, request_bytes: bytes, experiment: Experiment) -> bytes:
+        """How many cases and patients this site has, by purpose."""
+        counts = case_counts(self._data_of(experiment))
+        reply = release_figures(request, counts=counts, scalars={}, key=self._identity.private_key).to_bytes()
+        self._state.commit(request, request_bytes, reply)
+        return reply
+
+    def _train(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+        """Train for a round from the model sent and the state last counted; reply with the difference."""
+        request = envelope.header
+        network, spec = self._network(experiment)
+        start = decode_tensors(envelope.payload, spec)
+        memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
+        report, new_memory = train_locally(
+            network,
+            self._data_of(experiment).train,
+            experiment,
+            context=RoundContext(request.site, request.round),
+            start=start,
+            memory=memory,
+        )
+        reply = release_update(
+            request,
+            delta(get_weights(network), start),
+            spec,
+            counts={"cases": report.n_cases, "steps": report.n_steps},
+            scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
+            key=self._identity.private_key,
+        ).to_bytes()
+        kept = new_memory if experiment.federation.optimiser_memory else None
+        self._state.commit(request, request_bytes, reply, memory=kept)
+        return reply
+
+    def _evaluate(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+        """Score the model sent on validation or, once a run, on the test cases."""
+        request = envelope.header
+        model_sha256 = sha256_of(envelope.payload)
+        if request.split == "test" and (self._state.tested_model(request) or model_sha256) != model_sha256:
+            raise WireError(
+                RefusalCode.BUDGET_SPENT, f"run {request.run} has read the test cases for another model"
+            )
+        network, spec = self._network(experiment)
+        set_weights(network, decode_tensors(envelope.payload, spec))
+        data, attachments = self._data_of(experiment), {"model.sha256": model_sha256.encode()}
+        if request.split == "validation":
+            scalars: dict[str, float | None] = {"dice": validation_dice(network, data.validation, experiment)}
+            n_cases = len(data.validation)
+        else:
+            result = evaluate_test(network, data.test, experiment)
+            scalars, n_cases = site_figures(result.cases, experiment), len(data.test)
+            attachments |= {f"{name}.npz": picture for name, picture in result.overlays.items()}
+            attachments["cases.json"] = json.dumps([case.to_json() for case in result.cases]).encode()
+        reply = release_figures(
+            request, counts={"cases": n_cases}, scalars=scalars, key=self._identity.private_key
+        ).to_bytes()
+        self._state.commit(request, request_bytes, reply, attachments=attachments)
+        return reply
+
+    def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
+        """The experiment's network on this site's device, and its tensors' names and shapes."""
+        network = build_network(experiment.task, experiment.model, seed=0).to(
+            self._device
+        )  # weights come with the request
+        return network, spec_of(get_weights(network), parameter_names(network))
+
+
+def _code_of(error: Exception) -> RefusalCode:
+    """What the coordinator may know of a fault."""
+    match error:
+        case WireError():
+            return RefusalCode(error.code)
+        case UpdateError():
+            return RefusalCode.MALFORMED
+        case DataError():
+            return RefusalCode.DATA_FAULT
+        case OutOfMemoryError():
+            return RefusalCode.OUT_OF_MEMORY
+        case _:
+            return RefusalCode.INTERNAL

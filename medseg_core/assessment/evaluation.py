@@ -1,0 +1,128 @@
+"""Scores of one model on a site's cases: quick Dice for validation, everything for the test."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from medseg_core.assessment.metrics import score_case
+from medseg_core.assessment.scores import CaseScores, summarise
+from medseg_core.cohort.loading import load_case
+from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.config import Experiment
+from medseg_core.learning.prediction import segment, segment_original
+from medseg_core.types import IGNORE, LoadedCase
+
+LabelMap = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Test scores of one model at one site. Stays at the site; what may leave is for the caller to choose."""
+
+    cases: tuple[CaseScores, ...]
+    overlays: dict[
+        str, bytes
+    ]  # case_id -> npz of image, truth, prediction, aspect: best, median and worst case
+
+
+def validation_dice(
+    network: nn.Module, cases: Sequence[PreprocessedCase], experiment: Experiment
+) -> float | None:
+    """Mean Dice over cases of the mean over labels, on the preprocessed grid; None without cases."""
+    scores = [_mean_dice(segment(network, c, experiment), c.label, experiment.task.n_classes) for c in cases]
+    return float(np.mean(scores)) if scores else None
+
+
+def evaluate_test(
+    network: nn.Module, cases: Sequence[PreprocessedCase], experiment: Experiment
+) -> TestResult:
+    """Every metric of every case on the grid of its file, and pictures of three cases."""
+    scores, pictures = [], {}
+    for case in cases:
+        prediction = segment_original(network, case, experiment)
+        image, truth = original_arrays(case, experiment)
+        scores.append(score_prediction(case, prediction, truth, experiment))
+        pictures[case.case.case_id] = _picture(image, truth, prediction, case)
+    ranked = sorted(scores, key=lambda s: (-s.dice, s.case_id))
+    shown = {ranked[i].case_id for i in (0, len(ranked) // 2, len(ranked) - 1)} if ranked else set()
+    return TestResult(tuple(scores), {name: _npz(p) for name, p in pictures.items() if name in shown})
+
+
+def site_figures(cases: Sequence[CaseScores], experiment: Experiment) -> dict[str, float | None]:
+    """What a site tells of its test scores: means, the interval of its Dice, means of each label (`label/metric`)."""
+    block = summarise(cases, seed=experiment.federation.seed, samples=experiment.evaluation.bootstrap_samples)
+    (own,) = block["sites"].values()
+    by_label = {f"{label}/{name}": v for label, means in block["labels"].items() for name, v in means.items()}
+    return {name: None if v is None else float(v) for name, v in (own | by_label).items()}
+
+
+def score_prediction(
+    case: PreprocessedCase, prediction: LabelMap, truth: LabelMap, experiment: Experiment
+) -> CaseScores:
+    """Scores of a label map on the grid of the case's file."""
+    labels = score_case(
+        prediction,
+        truth,
+        labels=tuple(experiment.task.labels),
+        spacing_mm=case.original.spacing_mm,
+        tolerance_mm=experiment.evaluation.surface_tolerance_mm,
+    )
+    return CaseScores(case.case.case_id, case.case.patient_id, case.case.site, labels)
+
+
+def original_arrays(
+    case: PreprocessedCase, experiment: Experiment
+) -> tuple[npt.NDArray[np.float32], LabelMap]:
+    """Image `(c, *s)` and mapped label `(*s)` on the grid of the file."""
+    if case.geometry == case.original:
+        return case.image, case.label
+    loaded: LoadedCase = load_case(case.case, experiment.task)
+    assert loaded.label is not None, case.case.case_id
+    return loaded.image.voxels, loaded.label
+
+
+def _mean_dice(prediction: LabelMap, truth: LabelMap, n_classes: int) -> float:
+    """Dice, mean over foreground labels; 1 where a label is in neither."""
+    counted = truth != IGNORE
+    pairs = np.bincount(
+        truth[counted].astype(np.int64) * n_classes + prediction[counted], minlength=n_classes**2
+    )
+    table = pairs.reshape(n_classes, n_classes)  # true label, predicted label
+    sizes = table.sum(0) + table.sum(1)
+    dice = np.where(sizes > 0, 2 * np.diag(table) / np.maximum(sizes, 1), 1.0)
+    return float(dice[1:].mean())
+
+
+def _picture(
+    image: npt.NDArray[np.float32], truth: LabelMap, prediction: LabelMap, case: PreprocessedCase
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The slice with most foreground: image uint8 `(i, j[, 3])`, truth, prediction, aspect.
+
+    The aspect is the height of a pixel by its width.
+    """
+    spacing = case.original.spacing
+    if truth.ndim == 3:
+        areas = ((truth > 0) & (truth != IGNORE)).sum((0, 1))
+        if not areas.any():
+            areas = (prediction > 0).sum((0, 1))
+        k = int(areas.argmax()) if areas.any() else truth.shape[2] // 2
+        image, truth, prediction = image[..., k], truth[..., k], prediction[..., k]
+    shown = image if image.shape[0] == 3 else image[:1]
+    low, high = np.percentile(shown, (0.5, 99.5), axis=(1, 2), keepdims=True)
+    grey = np.clip((shown - low) / np.maximum(high - low, 1e-8) * 255, 0, 255).astype(np.uint8)
+    return {
+        "image": np.moveaxis(grey, 0, -1) if len(grey) == 3 else grey[0],
+        "truth": truth,
+        "prediction": prediction,
+        "aspect": np.float64(spacing[1] / spacing[0]),
+    }
+
+
+def _npz(picture: dict[str, npt.NDArray[np.generic]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **picture)
+    return buffer.getvalue()

@@ -1,0 +1,92 @@
+"""Patches for training: drawn from preprocessed cases, a share of them centred on foreground."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medseg_core.cohort.augmentation import augment
+from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.config import Training
+from medseg_core.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of one training step."""
+
+    images: Float[Tensor, "b c *s"]
+    labels: Int[Tensor, "b *s"]
+
+
+def batches(
+    cases: Sequence[PreprocessedCase],
+    training: Training,
+    *,
+    seed: int,
+    site: str,
+    round_number: int,
+    passes: int,
+) -> Iterator[Batch]:
+    """`passes` times one augmented patch of every case, in batches; the last one of a pass may be smaller.
+
+    Order, places and augmentation depend on (seed, site, round) alone.
+    """
+    order = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="order"))
+    places = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="patch"))
+    effects = torch.Generator().manual_seed(
+        derive_seed(seed, site=site, round_number=round_number, purpose="augmentation")
+    )
+    for _ in range(passes):
+        shuffled = order.permutation(len(cases))
+        for start in range(0, len(cases), training.batch_size):
+            drawn = [
+                _patch(cases[n], training, places) for n in shuffled[start : start + training.batch_size]
+            ]
+            images = torch.from_numpy(np.stack([image for image, _ in drawn]))
+            labels = torch.from_numpy(np.stack([label for _, label in drawn]))
+            if training.augmentation:
+                images, labels = augment(images, labels, training.augmentation, effects)
+            yield Batch(images, labels)
+
+
+def steps_in_pass(n_cases: int, batch_size: int) -> int:
+    """Batches that one pass over the training cases takes."""
+    return -(-n_cases // batch_size)
+
+
+def _patch(
+    case: PreprocessedCase, training: Training, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """One patch `(c, *patch_size)` and its label `(*patch_size)`.
+
+    Where the image is smaller than the patch it lies in the middle of zeros (the mean of a z-scored image).
+    """
+    centre = _centre(case, training.foreground_fraction, rng)
+    inside, outside = [], []
+    for size, length, middle in zip(case.label.shape, training.patch_size, centre, strict=True):
+        start = min(max(middle - length // 2, 0), max(size - length, 0))
+        pad = max(length - size, 0) // 2
+        taken = min(length, size - start)
+        inside.append(slice(start, start + taken))
+        outside.append(slice(pad, pad + taken))
+    image = np.zeros((case.image.shape[0], *training.patch_size), np.float32)
+    label = np.zeros(training.patch_size, np.uint8)
+    image[(slice(None), *outside)] = case.image[(slice(None), *inside)]
+    label[tuple(outside)] = case.label[tuple(inside)]
+    return image, label
+
+
+def _centre(case: PreprocessedCase, foreground_fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
+    """Middle of the next patch: a voxel of a random label with the given probability, else any voxel."""
+    anywhere = tuple(int(rng.integers(size)) for size in case.label.shape)
+    wants_foreground = rng.random() < foreground_fraction
+    if not wants_foreground or not len(case.foreground):
+        return anywhere
+    label = rng.choice(np.unique(case.foreground[:, 0]))  # each label alike, however small
+    rows = case.foreground[case.foreground[:, 0] == label]
+    return tuple(int(n) for n in rows[rng.integers(len(rows)), 1:])

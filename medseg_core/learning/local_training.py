@@ -1,0 +1,214 @@
+"""Local training: the loop that a site runs on its own cases in one round."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from medseg_core.cohort.patches import batches, steps_in_pass
+from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.config import Experiment, Training
+from medseg_core.errors import OutOfMemoryError
+from medseg_core.learning.losses import build_loss
+from medseg_core.learning.weights import set_weights
+from medseg_core.seeding import derive_seed
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """Whose round it is: everything that local randomness and the schedule depend on."""
+
+    site: str
+    round_number: int  # 1-based
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a site tells of its local training."""
+
+    n_cases: int
+    n_steps: int
+    loss: float  # mean over the steps
+    training_s: float  # forward, backward, optimiser
+    waiting_s: float  # for patches
+
+
+def train_locally(
+    network: nn.Module,
+    cases: Sequence[PreprocessedCase],
+    experiment: Experiment,
+    *,
+    context: RoundContext,
+    start: Weights,
+    memory: Weights | None = None,
+) -> tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]:
+    """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
+
+    `memory` is what an earlier round returned, or None for a fresh optimiser. On the CPU the result depends only on
+    the arguments and the number of threads.
+
+    Raises:
+        OutOfMemoryError: the device cannot hold one batch.
+    """
+    training, federation = experiment.training, experiment.federation
+    device = next(network.parameters()).device
+    set_weights(network, start)
+    network.train()
+    anchor = [p.detach().clone() for p in network.parameters()]  # the global model: FedProx pulls towards it
+    proximal_weight = (
+        federation.proximal_weight if federation.algorithm == "fedprox" else 0.0
+    )  # mu in Li et al. 2020
+    optimiser = _build_optimiser(network, training)
+    if memory is not None:
+        _restore(optimiser, network, memory)
+    loss_of = build_loss(training.loss, experiment.task.n_classes)
+
+    epochs = federation.local_epochs
+    steps = epochs * steps_in_pass(len(cases), training.batch_size)
+    source = batches(
+        cases,
+        training,
+        seed=federation.seed,
+        site=context.site,
+        round_number=context.round_number,
+        passes=epochs,
+    )
+    losses, training_s, began = [], 0.0, time.perf_counter()
+    with _device_guard(device, training), _seeded_dropout(experiment, context, device):
+        for step, batch in enumerate(source):
+            images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
+            ready = time.perf_counter()
+            progress = (
+                context.round_number - 1 + step / steps
+            ) / federation.rounds  # of the whole run, 0 to 1
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate_at(progress, training)
+            with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(training, device)):
+                loss = loss_of(network(images), labels)  # logits (b, k, *s)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if proximal_weight:
+                add_proximal_gradient(network, anchor, proximal_weight)
+            if training.gradient_clip_norm:
+                nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
+            optimiser.step()
+            losses.append(loss.detach())
+            if device.type != "cpu":
+                loss.item()  # wait for the device, so that the clock below tells the truth
+            training_s += time.perf_counter() - ready
+    report = TrainingReport(
+        n_cases=len(cases),
+        n_steps=steps,
+        loss=float(torch.stack(losses).mean()),
+        training_s=training_s,
+        waiting_s=time.perf_counter() - began - training_s,
+    )
+    return report, _memory_of(optimiser, network)
+
+
+def learning_rate_at(progress: float, training: Training) -> float:
+    """Learning rate at a point of the whole run, 0 to 1; never restarted by a round.
+
+    Source: poly as in Isensee et al. 2021 (exponent 0.9); cosine as in Loshchilov & Hutter 2017, without restarts.
+    """
+    match training.schedule:
+        case "poly":
+            return float(training.learning_rate * (1 - progress) ** 0.9)
+        case "cosine":
+            return training.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
+        case "constant":
+            return training.learning_rate
+
+
+def add_proximal_gradient(network: nn.Module, anchor: Sequence[Tensor], weight: float) -> None:
+    """Add the gradient of `weight / 2 * |w - anchor|^2`. Source: Li et al. 2020, equation 2."""
+    for parameter, start in zip(network.parameters(), anchor, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter.detach() - start, alpha=weight)
+
+
+def _build_optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimiser that the experiment names, fresh."""
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
+    match training.optimiser:
+        case "adamw":
+            return torch.optim.AdamW(
+                network.parameters(),
+                lr=training.learning_rate,
+                weight_decay=training.weight_decay,
+                fused=fused,
+            )
+        case "sgd":
+            return torch.optim.SGD(
+                network.parameters(),
+                lr=training.learning_rate,
+                momentum=training.momentum,
+                nesterov=training.momentum > 0,  # nnU-Net
+                weight_decay=training.weight_decay,
+                fused=fused,
+            )
+
+
+def _memory_of(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
+    """The optimiser's state as named arrays, `parameter/slot`."""
+    memory = {}
+    for name, parameter in network.named_parameters():
+        for slot, value in optimiser.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                memory[f"{name}/{slot}"] = value.detach().float().cpu().numpy().copy()
+    return memory
+
+
+def _restore(optimiser: torch.optim.Optimizer, network: nn.Module, memory: Weights) -> None:
+    """Put `memory` back into a fresh optimiser."""
+    parameters = dict(network.named_parameters())
+    for key, value in memory.items():
+        name, slot = key.rsplit("/", 1)
+        parameter = parameters[name]
+        device = (
+            torch.device("cpu") if slot == "step" and parameter.device.type != "cuda" else parameter.device
+        )
+        optimiser.state[parameter][slot] = torch.tensor(value, device=device)
+
+
+def _wants_bf16(training: Training, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: asked for, or `auto` on a CUDA device that has it."""
+    if training.mixed_precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return training.mixed_precision == "bf16"
+
+
+@contextmanager
+def _device_guard(device: torch.device, training: Training) -> Iterator[None]:
+    """Turn the device's out-of-memory errors into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise OutOfMemoryError(str(device), training.batch_size, training.patch_size) from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # the CPU's allocator
+            raise OutOfMemoryError(str(device), training.batch_size, training.patch_size) from None
+        raise
+
+
+@contextmanager
+def _seeded_dropout(experiment: Experiment, context: RoundContext, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seed it for this round and put it back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(
+            derive_seed(
+                experiment.federation.seed,
+                site=context.site,
+                round_number=context.round_number,
+                purpose="dropout",
+            )
+        )
+        yield

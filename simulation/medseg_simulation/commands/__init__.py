@@ -1,0 +1,1 @@
+"""The commands of `medseg-simulate`, one file each."""

@@ -1,0 +1,105 @@
+"""`medseg-simulate run`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+import typer
+
+from medseg_core.config import Experiment, parse_experiment, read_experiment
+from medseg_core.errors import ExperimentFileError
+from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.progress import watch_terminal
+from medseg_simulation.preset_files import preset_names, read_preset
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `run` can be told on the command line; the rest stands in the experiment file."""
+
+    data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")]
+    out: Annotated[Path, typer.Option(help="Folder for the run: scores, report, model, checkpoints.")]
+    experiment: Annotated[Path | None, typer.Argument(help="Experiment file (TOML).")] = None
+    preset: Annotated[
+        str | None, typer.Option(help="A preset instead of an experiment file; see `presets`.")
+    ] = None
+    sites: Annotated[int | None, typer.Option(help="Number of virtual sites for artificial partitions.")] = (
+        None
+    )
+    partition: Annotated[
+        str | None, typer.Option(help="natural, iid, quantity, dirichlet or attribute:NAME.")
+    ] = None
+    algorithm: Annotated[str | None, typer.Option(help="fedavg or fedprox.")] = None
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None
+    local_epochs: Annotated[
+        int | None, typer.Option(help="Passes over a site's training cases each round.")
+    ] = None
+    baselines: Annotated[str | None, typer.Option(help="local, pooled or local,pooled; none for none.")] = (
+        None
+    )
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validation: test every patient once in K folds.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    cache: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for preprocessed cases; safe to delete.", show_default="the user's cache folder"
+        ),
+    ] = Path(platformdirs.user_cache_dir("medseg")) / "cases"
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of a table.")] = False
+
+
+@takes(RunOptions)
+def run(options: RunOptions) -> None:
+    """Train a segmentation network across virtual hospitals and report whether federation pays."""
+    experiment = requested_experiment(options)
+    from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
+    from medseg_simulation.simulate import Place, simulate
+
+    place = Place(options.data, options.out, options.cache, choose_device(options.device), options.resume)
+    with watch_terminal(experiment, quiet=options.json) as watch:
+        summary = simulate(experiment, place, watch)
+    if options.json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        watch.show(summary, options.out)
+
+
+def requested_experiment(options: RunOptions) -> Experiment:
+    """The file or preset with the command line's changes. Raises ExperimentFileError or UnknownPresetError."""
+    if (options.experiment is None) == (options.preset is None):
+        known = ", ".join(preset_names())
+        raise ExperimentFileError("run", [f"give either an experiment file or --preset, one of {known}"])
+    chosen = read_experiment(options.experiment) if options.experiment else read_preset(options.preset or "")
+    document = chosen.model_dump(mode="json", exclude_none=True)
+    for section, changes in _changes(options).items():
+        document[section] |= {key: value for key, value in changes.items() if value is not None}
+    return parse_experiment(document, source=str(options.experiment or f"preset {options.preset}"))
+
+
+def _changes(options: RunOptions) -> dict[str, dict[str, Any]]:
+    """Options by the section of the experiment that they change."""
+    baselines = (
+        None
+        if options.baselines is None
+        else [b for b in options.baselines.split(",") if b not in ("", "none")]
+    )
+    return {
+        "federation": {
+            "algorithm": options.algorithm,
+            "rounds": options.rounds,
+            "local_epochs": options.local_epochs,
+            "seed": options.seed,
+        },
+        "simulation": {
+            "sites": options.sites,
+            "partition": options.partition,
+            "baselines": baselines,
+            "folds": options.folds,
+        },
+    }

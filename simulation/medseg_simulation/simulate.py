@@ -1,0 +1,132 @@
+"""A whole simulation: prepare the data, run every fold, write what a person and a program read."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+import medseg_core
+from medseg_core.assessment.scores import write_cases
+from medseg_core.cohort.split import Fold
+from medseg_core.config import Experiment
+from medseg_core.errors import PatchSizeError
+from medseg_core.federation.checkpoint import load_checkpoint
+from medseg_core.files import write_atomic
+from medseg_core.learning.model_package import write_model
+from medseg_core.learning.networks import patch_multiple
+from medseg_server.rounds import model_spec
+from medseg_server.run_store import RunStore
+from medseg_simulation.fold import FoldResult, run_fold
+from medseg_simulation.process import peak_rss_mb, process_started
+from medseg_simulation.summary import summarise_run
+from medseg_simulation.virtual_sites import VirtualSites, open_sites
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a simulation reads and writes, and what computes it."""
+
+    data: Path
+    out: Path
+    cache: Path
+    device: torch.device
+    resume: bool = False
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """What somebody watching is told."""
+
+    def on_case(self, total: int) -> None:
+        """One more of `total` cases is prepared."""
+        ...
+
+    def on_warning(self, text: str) -> None:
+        """Something to know about the data."""
+        ...
+
+    def on_stage(self, text: str) -> None:
+        """The next part of the work begins."""
+        ...
+
+    def on_round(self, model: str, record: dict[str, Any]) -> None:
+        """A round of `model` is trained, or evaluated."""
+        ...
+
+
+def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, Any]:
+    """Run the experiment and leave a run folder in `place.out`; returns the content of `summary.json`.
+
+    Raises MedsegError leaves for data, settings or folders that do not serve.
+    """
+    check_patch_size(experiment)
+    folder = RunStore(place.out)
+    folder.open(experiment, run=place.out.name, resume=place.resume)
+    folder.event("started", version=medseg_core.__version__)
+    watch.on_stage("reading and checking cases")
+    sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
+    for warning in sites.warnings:
+        watch.on_warning(warning)
+    results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
+    watch.on_stage("writing the report")
+    return _write(experiment, place, results)
+
+
+def check_patch_size(experiment: Experiment) -> None:
+    """The patch survives the network's strides. Raises PatchSizeError."""
+    multiple = patch_multiple(experiment.model)
+    if any(length % multiple for length in experiment.training.patch_size):
+        raise PatchSizeError(experiment.training.patch_size, multiple)
+
+
+def _folds(experiment: Experiment) -> Sequence[Fold | None]:
+    """The folds asked for; None stands for the one split."""
+    count = experiment.simulation.folds
+    return [None] if count is None else [Fold(index, count) for index in range(count)]
+
+
+def _fold(
+    experiment: Experiment, sites: VirtualSites, place: Place, fold: Fold | None, watch: Watch
+) -> FoldResult:
+    """Train and test one split, in the run folder or in `folds/N` of it."""
+    data = sites.split(experiment, fold)
+    folder = place.out if fold is None else place.out / "folds" / str(fold.index)
+    if fold is not None:
+        watch.on_stage(f"fold {fold.index + 1} of {fold.count}")
+    return run_fold(
+        experiment,
+        data,
+        folder,
+        device=place.device,
+        resume=place.resume or fold is None,
+        on_round=watch.on_round,
+    )
+
+
+def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Scores, model, report."""
+    from medseg_core.assessment.report import write_report  # matplotlib: only now, and only here
+
+    models = {name: [c for r in results for c in r.cases[name]] for name in results[0].cases}
+    write_cases(place.out / "cases.json", models)
+    for result in results:
+        for case_id, picture in result.overlays.items():
+            write_atomic(place.out / "overlays" / f"{case_id}.npz", picture)
+    first = place.out if experiment.simulation.folds is None else place.out / "folds" / "0"
+    best = load_checkpoint(first / "checkpoints" / f"round_{results[0].trained['global'].best_round:04d}")
+    summary = summarise_run(
+        experiment, results, n_parameters=model_spec(experiment).n_parameters, device=str(place.device)
+    )
+    baseline_s = sum(result.baseline_s for result in results)
+    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
+    write_model(place.out / "model", experiment, best.state.weights, summary)
+    store = RunStore(place.out)
+    store.write_json("summary.json", summary)
+    write_report(place.out)
+    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
+    store.write_json("summary.json", summary)
+    store.event("finished")
+    return summary
