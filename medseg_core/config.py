@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from medseg_core.errors import ExperimentFileError
 
 PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
@@ -104,7 +105,7 @@ class Augmentation(Section):
     rotation: Fraction = 0.2
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     scaling: Fraction = 0.2
-    scaling_range: tuple[float, float] = (0.7, 1.4)
+    scaling_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.4)
     elastic: Fraction = 0.0  # off in nnU-Net v2
     gamma: Fraction = 0.3
     contrast: Fraction = 0.15

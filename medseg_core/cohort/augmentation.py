@@ -230,7 +230,7 @@ def _away_from_one(bounds: tuple[float, float], rng: torch.Generator) -> float:
     low, high = bounds
     if not low < 1 < high:
         return _uniform(low, high, rng)
-    return _uniform(low, 1, rng) if _chance(0.5, rng) else _uniform(1, high, rng)
+    return _uniform(low, 1.0, rng) if _chance(0.5, rng) else _uniform(1.0, high, rng)
 
 
 def _one_a_channel(image: Tensor, bounds: tuple[float, float], rng: torch.Generator) -> Tensor:
