@@ -2,9 +2,14 @@
 
 import sys
 
+import click
 import typer
 
 from medseg_core.errors import MedsegError
+from medseg_simulation.commands.check import check
+from medseg_simulation.commands.demo import demo
+from medseg_simulation.commands.fetch import fetch
+from medseg_simulation.commands.phantoms import phantoms
 from medseg_simulation.commands.run import run
 
 app = typer.Typer(
@@ -13,7 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(run)
+for command in (demo, run, check, phantoms, fetch):
+    app.command()(command)
 
 
 @app.callback()
@@ -24,10 +30,18 @@ def _root() -> None:
 def main() -> None:
     """Run the command line; errors are one sentence on stderr and exit code 1, Ctrl-C is 130."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except MedsegError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; what is finished is kept. Go on with --resume.", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
+        code = _say(f"error: {error}", 1)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _say("stopped; what is finished is kept. Go on with --resume.", 130)
+    raise SystemExit(code or 0)
+
+
+def _say(text: str, code: int) -> int:
+    """One sentence on stderr, and the exit code that goes with it."""
+    print(text, file=sys.stderr)  # noqa: T201
+    return code

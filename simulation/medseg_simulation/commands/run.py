@@ -57,7 +57,11 @@ class RunOptions:
 @takes(RunOptions)
 def run(options: RunOptions) -> None:
     """Train a segmentation network across virtual hospitals and report whether federation pays."""
-    experiment = requested_experiment(options)
+    start(requested_experiment(options), options)
+
+
+def start(experiment: Experiment, options: RunOptions) -> None:
+    """Simulate with progress on the terminal, then show the result."""
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_simulation.simulate import Place, simulate
 

@@ -1,0 +1,184 @@
+"""Procedural anatomy: a trunk with an organ, lesions inside it, and neighbours that look like either.
+
+Everything is a smooth shape in mm around the centre of the field of view (LPS axes), so that any scanner can
+sample it on a grid of its own, in two dimensions or three.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Tissue = Literal[
+    "fat", "muscle", "viscera", "bone", "marrow", "vessel", "gland", "cyst", "gas", "organ", "lesion"
+]
+Voxels = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.uint8]
+Vector = tuple[float, float, float]
+
+LABELS = {"organ": 1, "lesion": 2}
+LESIONS = (0.1, 0.4, 0.3, 0.2)  # chance of 0, 1, 2 and 3 lesions
+ENDLESS = float("inf")  # radius of a tube along its axis
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A smooth random function of position, about -1.5 to 1.5: a few plane waves."""
+
+    per_mm: npt.NDArray[np.float32]  # (wave, 3), radians a millimetre
+    phases: npt.NDArray[np.float32]  # (wave,)
+
+    def at(self, points: Voxels) -> Voxels:
+        """Values at `points` (axis, ...) in mm."""
+        total = np.zeros(points.shape[1:], np.float32)
+        for wave, phase in zip(self.per_mm, self.phases, strict=True):
+            angle = sum((k * p for k, p in zip(wave, points, strict=False)), start=phase)
+            total += np.cos(angle)
+        return total * np.float32(np.sqrt(2 / len(self.phases)))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An ellipsoid of one tissue, or a tube where a radius is endless, with a wavy surface."""
+
+    tissue: Tissue
+    centre_mm: Vector
+    radii_mm: Vector
+    roughness: float = 0.0  # of the radius, one standard deviation
+    waves: Waves | None = None
+
+    def depth_mm(self, points: Voxels) -> Voxels:
+        """Approximate distance from the surface at `points` (axis, ...) in mm, positive inside."""
+        axes = zip(points, self.centre_mm, self.radii_mm, strict=False)  # two dimensions leave the third out
+        radius = np.sqrt(sum(((p - np.float32(c)) / np.float32(r)) ** 2 for p, c, r in axes if r != ENDLESS))
+        if self.waves is not None:
+            radius = radius * (1 + np.float32(self.roughness) * self.waves.at(points))
+        scale = min(self.radii_mm[: len(points)])
+        return np.asarray((1 - radius) * np.float32(scale), np.float32)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One patient: shapes from the skin inwards, later ones in front; lesions only show inside the organ."""
+
+    surroundings: tuple[Shape, ...]
+    organ: Shape
+    lesions: tuple[Shape, ...]
+    posture: tuple[Waves, Waves, Waves]  # displacement along each axis, in units of 1.5 mm
+    off_centre_mm: Vector  # of the patient in the scanner
+
+
+def draw_waves(generator: np.random.Generator, shortest_mm: float, longest_mm: float) -> Waves:
+    """A random smooth function whose bumps are between two lengths."""
+    directions = generator.normal(size=(5, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = generator.uniform(shortest_mm, longest_mm, size=(5, 1))
+    phases = generator.uniform(0, 2 * np.pi, size=5)
+    return Waves((2 * np.pi / lengths * directions).astype(np.float32), phases.astype(np.float32))
+
+
+def draw_anatomy(generator: np.random.Generator) -> Anatomy:
+    """A random patient. Lesions lie in the plane k = 0 too, so that a two-dimensional cut shows them."""
+    around = generator.uniform
+    width, depth = around(37, 43), around(30, 35)
+    organ_at = (around(-18, -6), around(-10, 3), around(-8, 8))
+    organ_radii = (around(14, 20), around(12, 17), around(15, 22))
+    organ = Shape("organ", organ_at, organ_radii, 0.09, draw_waves(generator, 28, 60))
+    return Anatomy(
+        surroundings=(*_wall(width, depth), *_bowel(generator), *_spine(generator), *_neighbours(generator)),
+        organ=organ,
+        lesions=tuple(_lesion(organ, generator) for _ in range(generator.choice(len(LESIONS), p=LESIONS))),
+        posture=tuple(draw_waves(generator, 60, 140) for _ in range(3)),  # type: ignore[arg-type]  # three of them
+        off_centre_mm=(around(-8, 8), around(-6, 6), around(-10, 10)),
+    )
+
+
+def sample(
+    anatomy: Anatomy, points: Voxels, brightness: Mapping[Tissue, float], edge_mm: float
+) -> tuple[Voxels, Labels]:
+    """Image and label map of a patient at `points` (axis, ...) in mm; edges of the image are `edge_mm` wide."""
+    axes = zip(points, anatomy.posture, anatomy.off_centre_mm, strict=False)
+    moved = np.stack([p + 1.5 * waves.at(points) - np.float32(offset) for p, waves, offset in axes])
+    image = np.zeros(points.shape[1:], np.float32)
+    for shape in anatomy.surroundings:
+        _paint(image, _share(shape.depth_mm(moved), edge_mm), brightness[shape.tissue])
+    in_organ = anatomy.organ.depth_mm(moved)
+    _paint(image, _share(in_organ, edge_mm), brightness["organ"])
+    labels = np.where(in_organ > 0, LABELS["organ"], 0).astype(np.uint8)
+    for lesion in anatomy.lesions:
+        in_lesion = np.minimum(lesion.depth_mm(moved), in_organ)
+        _paint(image, _share(in_lesion, edge_mm), brightness["lesion"])
+        labels[in_lesion > 0] = LABELS["lesion"]
+    return image, labels
+
+
+def _share(depth_mm: Voxels, edge_mm: float) -> Voxels:
+    """The part of each voxel that a shape fills."""
+    return np.clip(0.5 + depth_mm / np.float32(edge_mm), 0, 1)
+
+
+def _paint(image: Voxels, share: Voxels, brightness: float) -> None:
+    """Put a tissue in front of what is there, in place."""
+    image += share * (np.float32(brightness) - image)
+
+
+def _wall(width_mm: float, depth_mm: float) -> Sequence[Shape]:
+    """Skin fat, muscle and the cavity within."""
+    rings: tuple[tuple[Tissue, float], ...] = (("fat", 0), ("muscle", 4), ("viscera", 8))
+    return [Shape(t, (0, 0, 0), (width_mm - inward, depth_mm - inward, ENDLESS)) for t, inward in rings]
+
+
+def _bowel(generator: np.random.Generator) -> Sequence[Shape]:
+    """Loops with more or less fat between them, anywhere in the cavity."""
+    around = generator.uniform
+    tissues: Sequence[Tissue] = ("fat", "muscle", "gland", "muscle", "fat", "gland", "muscle", "fat")
+    return [
+        Shape(
+            tissue,
+            (around(-22, 22), around(-18, 18), around(-40, 40)),
+            (around(4, 9), around(3, 6), around(4, 14)),
+        )
+        for tissue in tissues
+    ]
+
+
+def _spine(generator: np.random.Generator) -> Sequence[Shape]:
+    """A vertebra with its marrow and the two great vessels in front of it."""
+    back = generator.uniform(17, 20)
+    radius = generator.uniform(7, 9)
+    vessels = [
+        Shape("vessel", (side * generator.uniform(4, 7), back - radius - 3, 0), (3, 3, ENDLESS))
+        for side in (-1, 1)
+    ]
+    bone = Shape("bone", (0, back, 0), (radius, radius - 1, ENDLESS))
+    marrow = Shape("marrow", (0, back, 0), (radius - 2, radius - 3, ENDLESS))
+    return [bone, marrow, *vessels]
+
+
+def _neighbours(generator: np.random.Generator) -> Sequence[Shape]:
+    """A gland like the organ on the other side, cysts like lesions, and gas, all outside the organ."""
+    around = generator.uniform
+    gland = Shape(
+        "gland",
+        (around(17, 21), around(-2, 6), around(-6, 6)),
+        (around(7, 10), around(9, 12), around(10, 16)),
+    )
+    wave = draw_waves(generator, 25, 50)
+    shapes = [Shape("gland", gland.centre_mm, gland.radii_mm, 0.08, wave)]
+    for tissue in generator.choice(["cyst", "cyst", "gas"], size=generator.integers(3, 6)):
+        radius = around(2.5, 6)
+        centre = (around(2, 22), around(-20, -8), around(-16, 16))
+        shapes.append(Shape(tissue, centre, (radius, radius * around(0.7, 1), radius * around(0.8, 1.5))))
+    return shapes
+
+
+def _lesion(organ: Shape, generator: np.random.Generator) -> Shape:
+    """A wavy ball with its centre well inside the organ."""
+    direction = generator.normal(size=3)
+    offset = direction / np.linalg.norm(direction) * generator.uniform(0.1, 0.6)
+    centre = [c + o * r for c, o, r in zip(organ.centre_mm, offset, organ.radii_mm, strict=True)]
+    radius = generator.uniform(5.5, 9)
+    radii = radius * generator.uniform(0.8, 1.2, size=3)
+    return Shape("lesion", tuple(centre), tuple(radii.tolist()), 0.12, draw_waves(generator, 12, 24))

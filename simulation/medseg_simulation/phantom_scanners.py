@@ -1,0 +1,96 @@
+"""What a hospital's scanner does to the same anatomy: contrast, receive field, noise, resolution, field of view."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from medseg_simulation.phantom_anatomy import Anatomy, Labels, Tissue, Vector, Voxels, draw_waves, sample
+
+# Brightness in a T1-weighted and in a T2-weighted image of about 1.5 T, relative to the brightest tissue. The
+# lesion is darker than the organ in the one and brighter in the other, as most liver lesions are.
+BRIGHTNESS: Mapping[Tissue, tuple[float, float]] = {
+    "fat": (0.62, 0.36),
+    "muscle": (0.30, 0.18),
+    "viscera": (0.42, 0.26),
+    "bone": (0.10, 0.08),
+    "marrow": (0.50, 0.35),
+    "vessel": (0.25, 0.15),
+    "gland": (0.58, 0.33),
+    "cyst": (0.15, 0.95),
+    "gas": (0.03, 0.03),
+    "organ": (0.90, 0.52),
+    "lesion": (0.12, 1.10),
+}
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A scanner and its protocol."""
+
+    name: str
+    t2_weighting: float  # 0: T1-weighted, 1: T2-weighted
+    gamma: float  # of the contrast curve
+    full_scale: float  # of the stored numbers
+    shading: float  # of the receive field: standard deviation of its logarithm
+    noise: float  # standard deviation, of the brightest tissue
+    edge_mm: float  # in-plane sharpness
+    voxel: Vector  # size of a voxel along i, j, k, in units of the finest in-plane size of the data set
+    field_mm: Vector  # field of view along i, j, k
+
+
+SCANNERS = (
+    Scanner("Aster-15", 0.00, 1.0, 1000, 0.08, 0.03, 1.5, (1.0, 1.0, 1.5), (96, 96, 96)),
+    Scanner("Borea-30", 1.00, 0.9, 4095, 0.25, 0.03, 1.5, (0.9, 0.9, 2.0), (88, 80, 96)),
+    Scanner("Cirro-10", 0.12, 1.5, 255, 0.20, 0.05, 2.5, (1.25, 1.25, 1.25), (110, 100, 90)),
+    Scanner("Delta-15", 0.85, 1.2, 600, 0.12, 0.04, 2.0, (1.0, 1.0, 2.5), (104, 92, 95)),
+)
+
+
+def scanner_of(hospital: int, generator: np.random.Generator) -> Scanner:
+    """The scanner of hospital 0, 1, ..; from the fifth on, variants of the first four."""
+    model = SCANNERS[hospital % len(SCANNERS)]
+    if hospital < len(SCANNERS):
+        return model
+    return replace(
+        model,
+        name=f"{model.name}-{hospital // len(SCANNERS) + 1}",
+        gamma=model.gamma * generator.uniform(0.8, 1.25),
+        shading=model.shading * generator.uniform(0.7, 1.4),
+        noise=model.noise * generator.uniform(0.7, 1.4),
+    )
+
+
+def scan(
+    anatomy: Anatomy, scanner: Scanner, spacing_mm: tuple[float, ...], generator: np.random.Generator
+) -> tuple[Voxels, Labels]:
+    """Image (in stored numbers) and labels of a patient on this scanner's grid of `spacing_mm`."""
+    points = grid_mm(scanner, spacing_mm)
+    image, labels = sample(anatomy, points, _brightness(scanner), scanner.edge_mm)
+    profile = [0.4 if axis == 2 else 0.5 * scanner.edge_mm / mm for axis, mm in enumerate(spacing_mm)]
+    texture = gaussian_filter(generator.normal(size=image.shape), [2.5 / mm for mm in spacing_mm])
+    image = image * (1 + 0.04 * texture / texture.std()).astype(np.float32)
+    image = gaussian_filter(image, profile)
+    image = np.clip(image, 0, None) ** scanner.gamma * np.exp(
+        scanner.shading * draw_waves(generator, 110, 200).at(points)
+    )
+    real, imaginary = generator.normal(scale=scanner.noise, size=(2, *image.shape))
+    magnitude = np.hypot(image + real, imaginary)  # Rician, as in magnitude MR images
+    return (magnitude * scanner.full_scale * generator.uniform(0.85, 1.15)).astype(np.float32), labels
+
+
+def grid_mm(scanner: Scanner, spacing_mm: tuple[float, ...]) -> Voxels:
+    """Centres of the voxels, (axis, i, j[, k]), around the middle of the field of view."""
+    axes = [_centres(field, mm) for field, mm in zip(scanner.field_mm, spacing_mm, strict=False)]
+    return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+
+
+def _centres(field_mm: float, spacing_mm: float) -> Voxels:
+    count = max(1, round(field_mm / spacing_mm))
+    return ((np.arange(count) - (count - 1) / 2) * spacing_mm).astype(np.float32)
+
+
+def _brightness(scanner: Scanner) -> dict[Tissue, float]:
+    """Brightness of each tissue under the scanner's weighting."""
+    return {t: t1 + scanner.t2_weighting * (t2 - t1) for t, (t1, t2) in BRIGHTNESS.items()}
