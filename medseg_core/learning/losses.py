@@ -1,6 +1,6 @@
 """The losses of `[training] loss`: logits and mapped labels in, one number to minimise out.
 
-Written out rather than taken from MONAI: an ignore region, and a half of its time on a CPU.
+Written out rather than taken from MONAI, few of whose losses leave a region out; equal to it where all is annotated.
 
 Common to all of them:
 

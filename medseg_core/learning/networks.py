@@ -40,8 +40,13 @@ def build_network(task: Task, model: Model, *, seed: int) -> nn.Module:
         name, arguments = monai_definition(task, model)
         from monai.networks import nets
 
-        network: nn.Module = getattr(nets, name)(**arguments)
-        return network
+        built = getattr(nets, name)(**arguments)
+    if model.name == "dynunet" and model.dropout > 0:
+        built.output_block.conv.adn = (
+            nn.Identity()
+        )  # MONAI 1.6 puts a Dropout after the last layer: on the logits
+    network: nn.Module = built
+    return network
 
 
 def monai_definition(task: Task, model: Model) -> tuple[str, dict[str, Any]]:

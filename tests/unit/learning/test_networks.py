@@ -160,6 +160,12 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     assert torch.equal(network(image), network(image))
 
 
+@pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "cnn3d"])
+def test_dropout_never_drops_a_logit(name: str) -> None:
+    network = build_network(make_task(), make_model(name, dropout=0.5), seed=0)
+    assert torch.count_nonzero(network(torch.rand(1, 1, 8, 8, 16)) == 0) == 0
+
+
 def test_monai_is_not_loaded_before_a_network_is_built() -> None:
     modules = "medseg_core.learning.inference, medseg_core.learning.losses"
     code = f"import sys, {modules}; print('monai' in sys.modules)"
