@@ -40,6 +40,9 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+benchmark-accuracy: install-dev  # DATA=folder with hippocampus, retina and sarcoma; hours
+	$(BIN)/python tests/benchmarks/accuracy.py $(DATA)
+
 format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

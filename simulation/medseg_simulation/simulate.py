@@ -19,6 +19,7 @@ from medseg_core.learning.model_package import write_model
 from medseg_core.learning.networks import patch_multiple
 from medseg_server.rounds import model_spec
 from medseg_server.run_store import RunStore
+from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.fold import FoldResult, run_fold
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
@@ -76,10 +77,10 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
 
 
 def check_patch_size(experiment: Experiment) -> None:
-    """The patch survives the network's strides. Raises PatchSizeError."""
-    multiple = patch_multiple(experiment.model)
-    if any(length % multiple for length in experiment.training.patch_size):
-        raise PatchSizeError(experiment.training.patch_size, multiple)
+    """The patch survives the network's strides, with more than one voxel left. Raises PatchSizeError."""
+    multiple, patch = patch_multiple(experiment.model), experiment.training.patch_size
+    if any(length % multiple for length in patch) or max(patch) < 2 * multiple:
+        raise PatchSizeError(patch, multiple)
 
 
 def _folds(experiment: Experiment) -> Sequence[Fold | None]:
@@ -93,17 +94,26 @@ def _fold(
 ) -> FoldResult:
     """Train and test one split, in the run folder or in `folds/N` of it."""
     data = sites.split(experiment, fold)
-    folder = place.out if fold is None else place.out / "folds" / str(fold.index)
+    inner = "." if fold is None else f"folds/{fold.index}"
     if fold is not None:
         watch.on_stage(f"fold {fold.index + 1} of {fold.count}")
-    return run_fold(
-        experiment,
-        data,
-        folder,
-        device=place.device,
-        resume=place.resume or fold is None,
-        on_round=watch.on_round,
-    )
+    board = TensorBoard(place.out / "tensorboard" / inner)
+
+    def on_round(model: str, record: dict[str, Any]) -> None:
+        board.add_round(model, record)
+        watch.on_round(model, record)
+
+    try:
+        return run_fold(
+            experiment,
+            data,
+            place.out / inner,
+            device=place.device,
+            resume=place.resume or fold is None,
+            on_round=on_round,
+        )
+    finally:
+        board.close()
 
 
 def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) -> dict[str, Any]:
