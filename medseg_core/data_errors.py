@@ -11,7 +11,7 @@ from pathlib import Path
 from medseg_core.errors import CaseError, DataError, ManifestError
 
 
-def _grid(numbers: Sequence[float]) -> str:
+def _grid(numbers: Sequence[int | float]) -> str:
     return "x".join(f"{n:g}" for n in numbers)
 
 
@@ -133,7 +133,7 @@ class LossyLabelError(CaseError):
 class GridTooLargeError(DataError):
     """Resampling would make more voxels than can be held."""
 
-    def __init__(self, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    def __init__(self, shape: Sequence[int], spacing: Sequence[int | float]) -> None:
         super().__init__(
             f"a spacing of {_grid(spacing)} would make a volume of {_grid(shape)} voxels. "
             "Choose a coarser [task] spacing_mm, or correct the spacing in the file's header."
@@ -165,12 +165,12 @@ class GeometryMismatchError(CaseError):
 
 
 class NotFiniteError(CaseError):
-    """An image holds NaN or infinite values."""
+    """A channel or a file holds NaN or infinite values."""
 
-    def __init__(self, case_id: str, channel: str, n_voxels: int) -> None:
+    def __init__(self, case_id: str, where: str, n_voxels: int) -> None:
         self.n_voxels = n_voxels
         remedy = "Replace them by the background's value, or export the image again."
-        super().__init__(case_id, f"{channel} has {n_voxels} voxel(s) that are NaN or infinite", remedy)
+        super().__init__(case_id, f"{where} has {n_voxels} voxel(s) that are NaN or infinite", remedy)
 
 
 class ConstantImageError(CaseError):

@@ -14,13 +14,23 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from medseg_core.data_errors import MissingFileError, TooLargeError, TruncatedFileError, UnreadableFileError
+import numpy as np
+
+from medseg_core.data_errors import (
+    MissingFileError,
+    NotFiniteError,
+    TooLargeError,
+    TruncatedFileError,
+    UnreadableFileError,
+)
 
 MAX_VOXELS = 2**31  # 8 GiB as float32: four times a whole-body CT of 0.7 mm; no clinical image has more
 _BLOCK = 1 << 20
+_NIFTI_FLOATS = (16, 64)  # codes of float32 and float64
 _NIFTI_1, _NIFTI_2 = struct.pack("<i", 348), struct.pack("<i", 540)
 _META_BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4,
@@ -44,6 +54,16 @@ class _File:
         if got < expected:
             detail = f"{got} bytes where its header claims {expected}"
             raise TruncatedFileError(self.case_id, self.path, detail)
+
+
+@dataclass(frozen=True)
+class _NiftiHeader:
+    """What a NIfTI header claims of its voxels; `float_type` is None for integers."""
+
+    shape: tuple[int, ...]
+    start: int
+    n_bytes: int
+    float_type: np.dtype[Any] | None
 
 
 def require_readable(path: Path, case_id: str) -> int:
@@ -79,19 +99,23 @@ def require_bounded(path: Path, case_id: str, shape: Sequence[int]) -> None:
 
 
 def require_whole_nifti(path: Path, case_id: str) -> None:
-    """Header sane, size bounded, every voxel there, gzip checksum right. Raises CaseError leaves."""
+    """Header sane, size bounded, every voxel there and finite, gzip checksum right.
+
+    NaN is looked for here because ITK's decoder turns it into 0 and says nothing. Raises CaseError leaves.
+    """
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
         is_compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        stream: Any = gzip.GzipFile(fileobj=raw) if is_compressed else raw
+        stream = gzip.GzipFile(fileobj=raw) if is_compressed else raw
         with _decoding(file):
-            head = stream.read(544)
-        shape, expected = _nifti_claim(file, head)
-        require_bounded(path, case_id, shape)
-        with _decoding(file):
-            got = len(head) + _drain(stream) if is_compressed else file.n_bytes
-    file.hold(got, expected)
+            header = _nifti_header(file, stream.read(544))
+            require_bounded(path, case_id, header.shape)
+            stream.seek(header.start)
+            got, n_bad = _scan(stream, header)
+    file.hold(got, header.n_bytes)
+    if n_bad:
+        raise NotFiniteError(case_id, str(path), n_bad)
 
 
 def require_whole_metaimage(path: Path, case_id: str) -> None:
@@ -103,7 +127,7 @@ def require_whole_metaimage(path: Path, case_id: str) -> None:
     shape, expected = _meta_claim(file, fields)
     require_bounded(path, case_id, shape)
     if fields["ElementDataFile"] != "LOCAL":
-        file, start = _meta_data_file(file, fields["ElementDataFile"]), 0
+        file, start = _data_file(file, fields["ElementDataFile"]), 0
     got = file.n_bytes - start
     if fields.get("CompressedData", "False").lower() == "true":
         with file.path.open("rb") as raw, _decoding(file):
@@ -112,15 +136,25 @@ def require_whole_metaimage(path: Path, case_id: str) -> None:
     file.hold(got, expected)
 
 
-def require_bounded_nrrd(path: Path, case_id: str) -> None:
-    """Magic there and size bounded; that the data are whole is checked by the decoder itself."""
+def require_whole_nrrd(path: Path, case_id: str) -> None:
+    """Magic there, size bounded, gzip checksum right; the decoder itself sees missing voxels, but no changed ones."""
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
         head = raw.read(1 << 16)
-    sizes = re.search(rb"^sizes:([ \t\d]+)\r?$", head, re.MULTILINE)
-    if not head.startswith(b"NRRD") or sizes is None:
+    end = re.search(rb"\r?\n\r?\n", head)
+    text, start = (head[: end.start()], end.end()) if end else (head, len(head))
+    fields = dict(re.findall(r"^([^:#\n]+): *(.+?)\s*$", text.decode("latin-1"), re.MULTILINE))
+    sizes = fields.get("sizes", "").split()
+    if not head.startswith(b"NRRD") or not sizes or not all(n.isdecimal() for n in sizes):
         raise file.unreadable("is not an NRRD file")
-    require_bounded(path, case_id, tuple(int(n) for n in sizes[1].split()))
+    require_bounded(path, case_id, [int(n) for n in sizes])
+    if fields.get("encoding") not in ("gzip", "gz"):
+        return
+    if name := fields.get("data file", fields.get("datafile")):
+        file, start = _data_file(file, name), 0
+    with file.path.open("rb") as raw, _decoding(file):
+        raw.seek(start)
+        _inflate(raw)
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -143,15 +177,18 @@ def _decoding(file: _File) -> Iterator[None]:
         raise file.unreadable(f"cannot be read to its end ({error.strerror})") from None
 
 
-def _drain(stream: BinaryIO) -> int:
-    """Bytes from here to the end; reading them is what checks a gzip file."""
-    n_bytes = 0
+def _scan(stream: gzip.GzipFile | BufferedReader, header: _NiftiHeader) -> tuple[int, int]:
+    """Bytes from here to the end, which checks a gzip file, and how many voxels on the way are not finite."""
+    got = n_bad = 0
     while block := stream.read(_BLOCK):
-        n_bytes += len(block)
-    return n_bytes
+        if header.float_type is not None:
+            n = max(0, min(len(block), header.n_bytes - got)) // header.float_type.itemsize
+            n_bad += n - int(np.count_nonzero(np.isfinite(np.frombuffer(block, header.float_type, n))))
+        got += len(block)
+    return got, n_bad
 
 
-def _inflate(raw: BinaryIO) -> int:
+def _inflate(raw: BufferedReader) -> int:
     """Bytes that a zlib or gzip stream unpacks to, checksum included. Raises EOFError, zlib.error."""
     unpacker, n_bytes = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32), 0
     while block := raw.read(_BLOCK):
@@ -163,29 +200,29 @@ def _inflate(raw: BinaryIO) -> int:
     return n_bytes
 
 
-def _nifti_claim(file: _File, head: bytes) -> tuple[tuple[int, ...], int]:
-    """Shape and the least size in bytes, unpacked, that a NIfTI-1 or -2 header claims."""
+def _nifti_header(file: _File, head: bytes) -> _NiftiHeader:
+    """What a NIfTI-1 or -2 header claims. Raises UnreadableFileError where it makes no sense."""
     not_nifti = file.unreadable("is not a NIfTI file")
     if len(head) < 352:
         raise not_nifti
     order = "<" if head[:4] in (_NIFTI_1, _NIFTI_2) else ">"
     (version,) = struct.unpack(order + "i", head[:4])
     if version == 348 and head[344:347] in (b"n+1", b"ni1"):
-        dims, (bits,), spacing, (start,) = _unpack(order, head, ("8h", 40), ("h", 72), ("8f", 76), ("f", 108))
+        fields = _unpack(order, head, ("8h", 40), ("hh", 70), ("8f", 76), ("f", 108))
     elif version == 540 and len(head) >= 540:
-        dims, (bits,), spacing, (start,) = _unpack(
-            order, head, ("8q", 16), ("h", 14), ("8d", 104), ("q", 168)
-        )
+        fields = _unpack(order, head, ("8q", 16), ("hh", 12), ("8d", 104), ("q", 168))
     else:
         raise not_nifti
+    dims, (voxel_type, bits), spacing, (start,) = fields
     n_axes, used = dims[0], dims[1 : dims[0] + 1]
-    if not 1 <= n_axes <= 7 or min(used) < 1 or not math.isfinite(start):
+    if not 1 <= n_axes <= 7 or min(used) < 1 or bits < 1 or not 0 <= start < 2**40:
         raise file.unreadable("has a damaged header: its size makes no sense", _COPY_AGAIN)
     if not all(math.isfinite(s) and s != 0 for s in spacing[1 : min(n_axes, 3) + 1]):
         raise file.unreadable(
             "claims a voxel spacing of zero or NaN", "Export it again with its true spacing."
         )
-    return used, max(348, int(start)) + math.prod(used) * bits // 8
+    float_type = np.dtype(f"{order}f{bits // 8}") if voxel_type in _NIFTI_FLOATS else None
+    return _NiftiHeader(used, max(version, int(start)), math.prod(used) * bits // 8, float_type)
 
 
 def _unpack(order: str, head: bytes, *fields: tuple[str, int]) -> tuple[tuple[Any, ...], ...]:
@@ -216,8 +253,8 @@ def _meta_claim(file: _File, fields: dict[str, str]) -> tuple[tuple[int, ...], i
     return shape, math.prod(shape) * each * channels
 
 
-def _meta_data_file(file: _File, name: str) -> _File:
-    """The one file beside a .mhd that holds its voxels."""
+def _data_file(file: _File, name: str) -> _File:
+    """The one file beside a header that holds its voxels."""
     if name.split()[0] == "LIST" or "%" in name:
         raise file.unreadable("is spread over several data files", "Save it as one .mha or .nii.gz file.")
     beside = file.path.parent / name

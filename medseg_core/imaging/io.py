@@ -105,7 +105,7 @@ def _read(path: Path, case_id: str, *, is_label: bool) -> Volume:
             integrity.require_whole_metaimage(path, case_id)
             return decode(path, case_id, "MetaImageIO")
         case ".nrrd" | ".nhdr":
-            integrity.require_bounded_nrrd(path, case_id)
+            integrity.require_whole_nrrd(path, case_id)
             return decode(path, case_id, "NrrdImageIO")
         case _ if suffix in PICTURE_SUFFIXES:
             integrity.require_readable(path, case_id)

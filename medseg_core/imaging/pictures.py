@@ -130,6 +130,7 @@ def _read_tiff(path: Path, case_id: str, is_label: bool) -> npt.NDArray[Any]:
     with tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.series[0].keyframe
         require_bounded(path, case_id, series.shape)
+        _require_all_pages(file, path)
         if len(file.series) > 1:
             fault = f"holds {len(file.series)} separate pictures"
             raise UnreadableFileError(case_id, path, fault, "Save the one that is meant on its own.")
@@ -144,6 +145,14 @@ def _read_tiff(path: Path, case_id: str, is_label: bool) -> npt.NDArray[Any]:
             return _read_pillow(path, case_id, is_label)
         pixels = _channels_first(series.asarray(), series.axes, path, case_id)
     return _without_alpha(pixels, path, case_id) if page.photometric == tifffile.PHOTOMETRIC.RGB else pixels
+
+
+def _require_all_pages(file: tifffile.TiffFile, path: Path) -> None:
+    """Raises ValueError where the last page found points to a further one: the file was cut between pages."""
+    with path.open("rb") as raw:
+        raw.seek(file.pages.next_page_offset)
+        if any(raw.read(file.tiff.offsetsize)):
+            raise ValueError
 
 
 def _is_coded(page: Any) -> bool:
