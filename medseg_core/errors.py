@@ -142,6 +142,16 @@ class OutOfMemoryError(RunError):
         )
 
 
+class DivergedError(RunError):
+    """Local training ended in weights that are not finite."""
+
+    def __init__(self, site: str, round_number: int) -> None:
+        super().__init__(
+            f"round {round_number}, site {site}: training diverged, its weights are no longer finite numbers. Lower "
+            "[training] learning_rate, or set gradient_clip_norm to 12 or less."
+        )
+
+
 class QuorumError(RunError):
     """Too few sites answered; names them and why."""
 
@@ -287,4 +297,34 @@ class FaultyCasesError(DataError):
         more = f"\n  and {len(self.faults) - self.SHOWN} more" if len(self.faults) > self.SHOWN else ""
         super().__init__(
             f"{len(self.faults)} of {total} cases cannot be used; mend them or take them out of the manifest:\n{listed}{more}"
+        )
+
+
+# ---- trained models --------------------------------------------------------------------------------------------
+
+
+class ModelFolderError(StorageError):
+    """The folder of a trained model is incomplete, damaged or foreign."""
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        super().__init__(
+            f"model {folder}: {fault}. Give the model/ folder of a finished run, or copy it again from there."
+        )
+
+
+class OutputExistsError(StorageError):
+    """A result would replace a file that is there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is there already, and is left as it is. Choose another --out, or move it away.")
+
+
+class SegmentationMemoryError(RunError):
+    """The device cannot hold the segmentation of one image."""
+
+    def __init__(self, case_id: str, shape: Sequence[int], device: str) -> None:
+        size = "x".join(map(str, shape))
+        super().__init__(
+            f"case {case_id}: out of memory on {device} while segmenting {size} voxels. Use --device cpu, a device "
+            "with more memory, or a smaller part of the image."
         )

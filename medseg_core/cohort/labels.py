@@ -1,6 +1,7 @@
 """The values in label files become the task's classes."""
 
 from collections.abc import Mapping
+from itertools import chain, count
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from medseg_core.data_errors import UnknownLabelError
 from medseg_core.types import IGNORE
 
 _TABLE = 2**16  # widest range of values that is counted and mapped by a table
+_WHITE = 255
 _BLOCK = 2**24  # voxels counted at a time: bincount works on 64-bit copies
 
 
@@ -44,6 +46,23 @@ def map_labels(labels: npt.NDArray[np.integer], task: Task, *, case_id: str) -> 
     for value, number in classes.items():
         table[value] = number or 0
     return np.asarray(table[labels], dtype=np.uint8)
+
+
+def file_values(task: Task) -> tuple[int, ...]:
+    """The value that stands for each class in a label file, background first; `map_labels` reads them back.
+
+    Of several values a label gets its first. A label without a value of its own ("nonzero") gets one that means
+    nothing else: 255, which viewers of masks show as white, or the lowest.
+    """
+    taken = {0, task.ignore_value}
+    named = taken | {value for wanted in task.labels.values() for value in _values(wanted)}
+    spare = (value for value in chain((_WHITE,), count(1)) if value not in named)
+    chosen = [0]
+    for wanted in task.labels.values():
+        own = next((value for value in _values(wanted) if value not in taken), None)
+        chosen.append(next(spare) if own is None else own)
+        taken |= set(_values(wanted))
+    return tuple(chosen)
 
 
 def label_name(value: int, task: Task | None) -> str | None:
