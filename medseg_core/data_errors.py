@@ -22,7 +22,7 @@ def _listed(items: Sequence[object], most: int = 8) -> str:
 
 def _near(name: str, known: Sequence[str]) -> str | None:
     by_lower = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.75)
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.7)
     return by_lower[found[0]] if found else None
 
 
@@ -220,13 +220,11 @@ class UnreadableManifestError(ManifestError):
 
 
 class ManifestColumnError(ManifestError):
-    """A manifest lacks a column; a near miss is suggested, else what was found is listed."""
+    """A manifest lacks a column. A near miss among the columns that nothing knows is suggested, else all are listed."""
 
-    def __init__(self, source: str, missing: str, found: Sequence[str]) -> None:
-        near = _near(missing, found)
-        hint = (
-            f"Rename {near!r} to {missing!r}" if near else f"Found are {_listed(found, 20) or 'none'}: add it"
-        )
+    def __init__(self, source: str, missing: str, *, found: Sequence[str], unknown: Sequence[str]) -> None:
+        near = _near(missing, unknown)
+        hint = f"Rename {near!r} to {missing!r}" if near else f"Found are {_listed(found, 20)}: add it"
         super().__init__(source, f"there is no column {missing!r}", f"{hint}.")
 
 

@@ -115,4 +115,4 @@ def _raise_first(faults: Iterable[CaseError]) -> None:
 
 
 def _told(numbers: tuple[float, ...]) -> str:
-    return f"({', '.join(f'{n:.5g}' for n in numbers)})"
+    return f"({', '.join(f'{n + 0.0:.5g}' for n in numbers)})"

@@ -119,7 +119,7 @@ def _columns(header: Sequence[str], task: Task | None, source: str) -> _Columns:
     ]
     images, channels = _image_columns(header, task)
     missing += [name for name in images if name not in header]
-    raise_faults(source, [ManifestColumnError(source, name, spare) for name in missing])
+    raise_faults(source, [ManifestColumnError(source, name, found=header, unknown=spare) for name in missing])
     return _Columns(images, channels)
 
 

@@ -111,6 +111,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _span(values: Sequence[float], form: str) -> str:
+def _span(values: Sequence[int] | Sequence[float], form: str) -> str:
     least, greatest = form.format(min(values)), form.format(max(values))
     return least if least == greatest else f"{least}-{greatest}"
