@@ -5,6 +5,7 @@ Nothing that a decoding library said is repeated: its wording names its own sour
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,14 +27,22 @@ def _near(name: str, known: Sequence[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
+def _bare(name: str) -> str:
+    stem = name.lower().removesuffix(".gz")
+    return re.sub(r"[\W_]", "", stem.rsplit(".", 1)[0])
+
+
 # ---- one file ----------------------------------------------------------------------------------------------
 
 
 class MissingFileError(CaseError):
-    """A file that the list names is not there; `neighbours` are the names in its folder."""
+    """A file that the list names is not there; `neighbours` are the names in its folder.
+
+    One is suggested where case, punctuation or the ending alone differ: another digit is another patient.
+    """
 
     def __init__(self, case_id: str, path: Path, neighbours: Sequence[str] = ()) -> None:
-        self.path, near = path, _near(path.name, neighbours)
+        self.path, near = path, next((n for n in sorted(neighbours) if _bare(n) == _bare(path.name)), None)
         hint = f"{near} lies there: correct the name" if near else "Correct the path, or copy the file there"
         super().__init__(case_id, f"there is no file {path}", f"{hint}.")
 

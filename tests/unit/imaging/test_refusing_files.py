@@ -41,10 +41,18 @@ def patch_header(path: Path, *fields: tuple[int, str, tuple]) -> Path:
     return path
 
 
-def test_missing_file_suggests_the_name_that_lies_there(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["case01.nii.gz", "Case_01.nii.gz", "case_01.nii", "case-01.NII.GZ", "case_01.mha"]
+)
+def test_missing_file_suggests_the_name_that_lies_there(tmp_path, name):
     write_volume(tmp_path / "case_01.nii.gz", ramp(3, 4, 5))
-    message = refusal_of(tmp_path / "case01.nii.gz", MissingFileError)
+    message = refusal_of(tmp_path / name, MissingFileError)
     assert message.endswith("case_01.nii.gz lies there: correct the name.")
+
+
+def test_missing_file_never_suggests_another_patient(tmp_path):
+    write_volume(tmp_path / "case_01.nii.gz", ramp(3, 4, 5))
+    assert "case_01" not in refusal_of(tmp_path / "case_02.nii.gz", MissingFileError)
 
 
 def test_missing_folder_says_what_to_do(tmp_path):
