@@ -4,9 +4,10 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from medseg_core.errors import DownloadError
-from medseg_core.files import whole_folder
+from medseg_simulation.whole_folder import whole_folder
 
 MOST_MEMBERS = 100_000
 
@@ -62,8 +63,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    assert source is not None, member.name  # a regular file has bytes
+    source = cast(IO[bytes], tar.extractfile(member))  # None for folders and links alone
     with source, path.open("xb") as file:
         shutil.copyfileobj(source, file)
 

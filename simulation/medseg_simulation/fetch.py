@@ -28,7 +28,10 @@ class DataSet:
 
 
 def data_set(name: DataSetName) -> DataSet:
-    """Source: monai.apps.DecathlonDataset, `resource` and `md5` (MONAI 1.6.1). Medical Segmentation Decathlon, CC BY-SA 4.0."""
+    """Address and checksum of a data set.
+
+    Source: monai.apps.DecathlonDataset, `resource` and `md5` (MONAI 1.6.1). The set is CC BY-SA 4.0.
+    """
     match name:
         case "hippocampus":
             return DataSet(
@@ -44,7 +47,7 @@ def fetch(
     *,
     url: str | None = None,
     md5: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> Path:
     """The folder of a data set below `out`, downloaded unless it, or its archive, is there already.
 
@@ -60,7 +63,7 @@ def fetch(
         out.mkdir(parents=True, exist_ok=True)
         is_given = archive.is_file()  # put there by a person
         if not is_given:
-            _download(source, archive, progress)
+            _download(source, archive, progress or (lambda *_: None))
         _require_md5(archive, source)
         unpack(archive, folder, largest_bytes=LARGEST_BYTES)
         if not is_given:

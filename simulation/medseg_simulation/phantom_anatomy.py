@@ -66,7 +66,7 @@ class Anatomy:
     surroundings: tuple[Shape, ...]
     organ: Shape
     lesions: tuple[Shape, ...]
-    posture: tuple[Waves, Waves, Waves]  # displacement along each axis, in units of 1.5 mm
+    posture: tuple[Waves, ...]  # displacement along each of the three axes, in units of 1.5 mm
     off_centre_mm: Vector  # of the patient in the scanner
 
 
@@ -80,18 +80,17 @@ def draw_waves(generator: np.random.Generator, shortest_mm: float, longest_mm: f
 
 
 def draw_anatomy(generator: np.random.Generator) -> Anatomy:
-    """A random patient. Lesions lie in the plane k = 0 too, so that a two-dimensional cut shows them."""
-    around = generator.uniform
-    width, depth = around(37, 43), around(30, 35)
-    organ_at = (around(-18, -6), around(-10, 3), around(-8, 8))
-    organ_radii = (around(14, 20), around(12, 17), around(15, 22))
+    """A random patient, in three dimensions; a two-dimensional image leaves the third of every shape out."""
+    width, depth = generator.uniform(37, 43), generator.uniform(30, 35)
+    organ_at = _within(generator, (-18, -6), (-10, 3), (-8, 8))
+    organ_radii = _within(generator, (14, 20), (12, 17), (15, 22))
     organ = Shape("organ", organ_at, organ_radii, 0.09, draw_waves(generator, 28, 60))
     return Anatomy(
         surroundings=(*_wall(width, depth), *_bowel(generator), *_spine(generator), *_neighbours(generator)),
         organ=organ,
         lesions=tuple(_lesion(organ, generator) for _ in range(generator.choice(len(LESIONS), p=LESIONS))),
-        posture=tuple(draw_waves(generator, 60, 140) for _ in range(3)),  # type: ignore[arg-type]  # three of them
-        off_centre_mm=(around(-8, 8), around(-6, 6), around(-10, 10)),
+        posture=tuple(draw_waves(generator, 60, 140) for _ in range(3)),
+        off_centre_mm=_within(generator, (-8, 8), (-6, 6), (-10, 10)),
     )
 
 
@@ -116,7 +115,7 @@ def sample(
 
 def _share(depth_mm: Voxels, edge_mm: float) -> Voxels:
     """The part of each voxel that a shape fills."""
-    return np.clip(0.5 + depth_mm / np.float32(edge_mm), 0, 1)
+    return np.asarray(np.clip(0.5 + depth_mm / np.float32(edge_mm), 0, 1), np.float32)
 
 
 def _paint(image: Voxels, share: Voxels, brightness: float) -> None:
@@ -132,13 +131,12 @@ def _wall(width_mm: float, depth_mm: float) -> Sequence[Shape]:
 
 def _bowel(generator: np.random.Generator) -> Sequence[Shape]:
     """Loops with more or less fat between them, anywhere in the cavity."""
-    around = generator.uniform
     tissues: Sequence[Tissue] = ("fat", "muscle", "gland", "muscle", "fat", "gland", "muscle", "fat")
     return [
         Shape(
             tissue,
-            (around(-22, 22), around(-18, 18), around(-40, 40)),
-            (around(4, 9), around(3, 6), around(4, 14)),
+            _within(generator, (-22, 22), (-18, 18), (-40, 40)),
+            _within(generator, (4, 9), (3, 6), (4, 14)),
         )
         for tissue in tissues
     ]
@@ -159,26 +157,29 @@ def _spine(generator: np.random.Generator) -> Sequence[Shape]:
 
 def _neighbours(generator: np.random.Generator) -> Sequence[Shape]:
     """A gland like the organ on the other side, cysts like lesions, and gas, all outside the organ."""
-    around = generator.uniform
-    gland = Shape(
-        "gland",
-        (around(17, 21), around(-2, 6), around(-6, 6)),
-        (around(7, 10), around(9, 12), around(10, 16)),
-    )
-    wave = draw_waves(generator, 25, 50)
-    shapes = [Shape("gland", gland.centre_mm, gland.radii_mm, 0.08, wave)]
-    for tissue in generator.choice(["cyst", "cyst", "gas"], size=generator.integers(3, 6)):
-        radius = around(2.5, 6)
-        centre = (around(2, 22), around(-20, -8), around(-16, 16))
-        shapes.append(Shape(tissue, centre, (radius, radius * around(0.7, 1), radius * around(0.8, 1.5))))
-    return shapes
+    at, radii = _within(generator, (17, 21), (-2, 6), (-6, 6)), _within(generator, (7, 10), (9, 12), (10, 16))
+    gland = Shape("gland", at, radii, 0.08, draw_waves(generator, 25, 50))
+    return [gland, *(_bubble(generator) for _ in range(generator.integers(3, 6)))]
+
+
+def _bubble(generator: np.random.Generator) -> Shape:
+    """A cyst, or sometimes gas, in front of the gland."""
+    radii = _within(generator, (2.5, 6), (2, 5), (2.5, 7))
+    tissue: Tissue = "gas" if generator.random() < 1 / 3 else "cyst"
+    return Shape(tissue, _within(generator, (2, 22), (-20, -8), (-16, 16)), radii)
+
+
+def _within(generator: np.random.Generator, *ranges: tuple[float, float]) -> Vector:
+    """A random vector, uniform in a range for each of the three axes."""
+    i, j, k = (generator.uniform(low, high) for low, high in ranges)
+    return i, j, k
 
 
 def _lesion(organ: Shape, generator: np.random.Generator) -> Shape:
     """A wavy ball with its centre well inside the organ."""
     direction = generator.normal(size=3)
     offset = direction / np.linalg.norm(direction) * generator.uniform(0.1, 0.6)
-    centre = [c + o * r for c, o, r in zip(organ.centre_mm, offset, organ.radii_mm, strict=True)]
+    i, j, k = (c + o * r for c, o, r in zip(organ.centre_mm, offset.tolist(), organ.radii_mm, strict=True))
     radius = generator.uniform(5.5, 9)
-    radii = radius * generator.uniform(0.8, 1.2, size=3)
-    return Shape("lesion", tuple(centre), tuple(radii.tolist()), 0.12, draw_waves(generator, 12, 24))
+    radii = _within(generator, *[(0.8 * radius, 1.2 * radius)] * 3)
+    return Shape("lesion", (i, j, k), radii, 0.12, draw_waves(generator, 12, 24))

@@ -42,9 +42,9 @@ class Scanner:
 
 SCANNERS = (
     Scanner("Aster-15", 0.00, 1.0, 1000, 0.08, 0.03, 1.5, (1.0, 1.0, 1.5), (96, 96, 96)),
-    Scanner("Borea-30", 1.00, 0.9, 4095, 0.25, 0.03, 1.5, (0.9, 0.9, 2.0), (88, 80, 96)),
-    Scanner("Cirro-10", 0.12, 1.5, 255, 0.20, 0.05, 2.5, (1.25, 1.25, 1.25), (110, 100, 90)),
-    Scanner("Delta-15", 0.85, 1.2, 600, 0.12, 0.04, 2.0, (1.0, 1.0, 2.5), (104, 92, 95)),
+    Scanner("Borea-30", 0.35, 0.7, 4095, 0.30, 0.03, 1.5, (0.9, 0.9, 2.0), (88, 80, 96)),
+    Scanner("Cirro-10", 0.10, 1.6, 255, 0.20, 0.05, 2.5, (1.25, 1.25, 1.25), (110, 100, 90)),
+    Scanner("Delta-15", 0.25, 1.2, 600, 0.12, 0.04, 2.0, (1.0, 1.0, 2.5), (104, 92, 95)),
 )
 
 
@@ -67,17 +67,14 @@ def scan(
 ) -> tuple[Voxels, Labels]:
     """Image (in stored numbers) and labels of a patient on this scanner's grid of `spacing_mm`."""
     points = grid_mm(scanner, spacing_mm)
-    image, labels = sample(anatomy, points, _brightness(scanner), scanner.edge_mm)
-    profile = [0.4 if axis == 2 else 0.5 * scanner.edge_mm / mm for axis, mm in enumerate(spacing_mm)]
-    texture = gaussian_filter(generator.normal(size=image.shape), [2.5 / mm for mm in spacing_mm])
-    image = image * (1 + 0.04 * texture / texture.std()).astype(np.float32)
-    image = gaussian_filter(image, profile)
-    image = np.clip(image, 0, None) ** scanner.gamma * np.exp(
-        scanner.shading * draw_waves(generator, 110, 200).at(points)
-    )
-    real, imaginary = generator.normal(scale=scanner.noise, size=(2, *image.shape))
+    image, labels = sample(anatomy, points, _brightness(scanner, generator), scanner.edge_mm)
+    image *= 1 + 0.04 * _grain(image.shape, spacing_mm, generator)
+    image = _blurred(image, scanner, spacing_mm)
+    image = np.clip(image, 0, None) ** np.float32(scanner.gamma)
+    image *= np.exp(np.float32(scanner.shading) * draw_waves(generator, 110, 200).at(points))
+    real, imaginary = scanner.noise * generator.standard_normal((2, *image.shape), dtype=np.float32)
     magnitude = np.hypot(image + real, imaginary)  # Rician, as in magnitude MR images
-    return (magnitude * scanner.full_scale * generator.uniform(0.85, 1.15)).astype(np.float32), labels
+    return magnitude * np.float32(scanner.full_scale * generator.uniform(0.85, 1.15)), labels
 
 
 def grid_mm(scanner: Scanner, spacing_mm: tuple[float, ...]) -> Voxels:
@@ -91,6 +88,23 @@ def _centres(field_mm: float, spacing_mm: float) -> Voxels:
     return ((np.arange(count) - (count - 1) / 2) * spacing_mm).astype(np.float32)
 
 
-def _brightness(scanner: Scanner) -> dict[Tissue, float]:
-    """Brightness of each tissue under the scanner's weighting."""
-    return {t: t1 + scanner.t2_weighting * (t2 - t1) for t, (t1, t2) in BRIGHTNESS.items()}
+def _brightness(scanner: Scanner, generator: np.random.Generator) -> dict[Tissue, float]:
+    """Brightness of each tissue of one patient: weighted T1 or T2, and 15 % more or less from patient to patient."""
+    weight = np.clip(scanner.t2_weighting + generator.uniform(-0.1, 0.1), 0, 1)
+    return {
+        tissue: float((1 - weight) * t1 + weight * t2) * generator.uniform(0.85, 1.15)
+        for tissue, (t1, t2) in BRIGHTNESS.items()
+    }
+
+
+def _grain(shape: tuple[int, ...], spacing_mm: tuple[float, ...], generator: np.random.Generator) -> Voxels:
+    """Structure too fine to model, of 2.5 mm size and unit variance."""
+    noise = generator.standard_normal(shape, dtype=np.float32)
+    smooth = gaussian_filter(noise, [2.5 / mm for mm in spacing_mm])
+    return np.asarray(smooth / smooth.std(), np.float32)
+
+
+def _blurred(image: Voxels, scanner: Scanner, spacing_mm: tuple[float, ...]) -> Voxels:
+    """In-plane sharpness of the scanner, and through the plane a slice as thick as its distance to the next."""
+    in_plane = [0.5 * scanner.edge_mm / mm for mm in spacing_mm[:2]]
+    return np.asarray(gaussian_filter(image, [*in_plane, 0.4][: image.ndim]), np.float32)
