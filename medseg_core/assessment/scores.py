@@ -104,7 +104,7 @@ def by_site(cases: Iterable[CaseScores]) -> dict[str, list[CaseScores]]:
 
 
 def own_site_cases(models: Mapping[str, Sequence[CaseScores]]) -> list[CaseScores]:
-    """Each case as scored by the model that its own site trained alone: of `local:SITE`, the cases of SITE."""
+    """Each case as scored by the model that its site trained alone: of `local:SITE`, the cases of SITE."""
     return [case for name, cases in models.items() for case in cases if name == f"local:{case.site}"]
 
 

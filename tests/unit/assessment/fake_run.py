@@ -53,14 +53,18 @@ def write_run(
     models: dict[str, list[CaseScores]] = {name: [] for name in names}
     folder.mkdir(parents=True, exist_ok=True)
     for number, site in enumerate(sites):
-        for n in range(max(3, 14 - 4 * number)):
-            case = (f"{site[:3]}_{n:03d}".replace("/", "-"), f"P{number}{n // 2}", site)
+        drawn = {}
+        for n in range(max(3, 8 - 2 * number)):
+            case = (f"{site[:3]}{number}_{n:03d}".replace("/", "-"), f"P{number}{n // 2}", site)
             truth = _truth(rng, labels)
             for name in names:
                 predicted = _redrawn(truth, _quality(name, site), rng)
                 models[name].append(_scored(case, predicted, truth, experiment))
-                if overlays and name == "global" and n < 3:
-                    _write_overlay(folder / "overlays" / f"{case[0]}.npz", truth, predicted, rng)
+                if name == "global":
+                    drawn[case[0]] = (models[name][-1].dice, truth, predicted)
+        ranked = sorted(drawn, key=lambda case_id: -drawn[case_id][0])
+        for case_id in {ranked[0], ranked[len(ranked) // 2], ranked[-1]} if overlays else ():
+            _write_overlay(folder / "overlays" / f"{case_id}.npz", *drawn[case_id][1:], rng)
     summary = _summary(experiment, models, sites, rng)
     (folder / "experiment.toml").write_text(experiment_toml(experiment), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -1,0 +1,136 @@
+"""The report of a run: one HTML file that needs nothing else, for people who decide.
+
+In: `experiment.toml`, `summary.json`, `cases.json`, `overlays/*.npz` of a run folder. Out: `report.html` beside
+them. It holds no script and asks nothing from the network (its own content policy forbids both); every string of
+the run is escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medseg_core.assessment import report_text
+from medseg_core.assessment.report_curves import describe_learning_curves, draw_learning_curves
+from medseg_core.assessment.report_forest import build_forest
+from medseg_core.assessment.report_overlays import Overlay, read_overlay
+from medseg_core.assessment.report_tables import (
+    build_matrix,
+    build_participation,
+    find_worst_cases,
+    list_absences,
+    list_rounds,
+    name_ranks,
+)
+from medseg_core.assessment.scores import CaseScores, by_site, read_cases
+from medseg_core.assessment.summary import Summary, read_summary
+from medseg_core.assessment.verdict import find_gains, judge
+from medseg_core.config import Experiment, read_experiment
+from medseg_core.errors import UnreadableRunError
+from medseg_core.files import write_atomic
+
+FILTERS = (
+    report_text.number,
+    report_text.signed,
+    report_text.percentage,
+    report_text.between,
+    report_text.signed_between,
+    report_text.duration,
+    report_text.megabytes,
+    report_text.counted,
+    report_text.listing,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A pictured case: `rank` says where it stands among its site's."""
+
+    rank: str
+    scores: CaseScores
+    overlay: Overlay
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write `report.html` into a run folder and return its path.
+
+    Missing or damaged overlays are left out. Raises UnreadableRunError or ExperimentFileError for the other files,
+    UnusableFolderError if the report cannot be written.
+    """
+    summary = read_summary(run_folder / "summary.json")
+    models = read_cases(run_folder / "cases.json")
+    if not models.get("global"):
+        raise UnreadableRunError(run_folder / "cases.json", "no cases of the global model")
+    experiment = read_experiment(run_folder / "experiment.toml")
+    html = _template().render(
+        **_scores(summary, models, samples=experiment.evaluation.bootstrap_samples),
+        **_course(summary),
+        **_asked(experiment, run_folder),
+        pictures=_pictures(models["global"], run_folder / "overlays"),
+    )
+    path = run_folder / "report.html"
+    write_atomic(path, html.encode())
+    return path
+
+
+def _scores(summary: Summary, models: Mapping[str, Sequence[CaseScores]], *, samples: int) -> dict[str, Any]:
+    """What the models reached."""
+    gains = find_gains(summary, models, samples=samples)
+    return {
+        "summary": summary,
+        "gains": gains,
+        "verdict": judge(summary, gains),
+        "forest": build_forest(summary, models, gains, samples=samples),
+        "matrix": build_matrix(summary),
+        "worst_cases": find_worst_cases(models),
+        "unit": "mm" if summary.shared.mean.hd95_mm is not None else "px",
+    }
+
+
+def _course(summary: Summary) -> dict[str, Any]:
+    """How training went and what it took."""
+    return {
+        "curves": draw_learning_curves(summary),
+        "curves_text": describe_learning_curves(summary),
+        "participation": build_participation(summary),
+        "rounds": list_rounds(summary),
+        "absences": list_absences(summary),
+    }
+
+
+def _asked(experiment: Experiment, run_folder: Path) -> dict[str, Any]:
+    """What the run was asked to do."""
+    return {
+        "experiment": experiment,
+        "experiment_text": (run_folder / "experiment.toml").read_text(encoding="utf-8"),
+    }
+
+
+def _pictures(cases: Sequence[CaseScores], folder: Path) -> dict[str, list[Picture]]:
+    """For each site the best, the middle and the worst of the cases that have a picture."""
+    paths = {path.stem: path for path in folder.glob("*.npz")}
+    found = {}
+    for site, own in by_site(cases).items():
+        pictured = [(rank, case) for rank, case in name_ranks(own) if case.case_id in paths]
+        places = sorted({0, len(pictured) // 2, len(pictured) - 1} if pictured else set())
+        found[site] = [
+            Picture(rank, case, overlay)
+            for rank, case in (pictured[place] for place in places)
+            if (overlay := read_overlay(paths[case.case_id])) is not None
+        ]
+    return {site: pictures for site, pictures in found.items() if pictures}
+
+
+def _template() -> Any:
+    """The template with the filters that it uses; every value is escaped, a missing one is an error."""
+    environment = Environment(
+        loader=PackageLoader("medseg_core.assessment", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {function.__name__: function for function in FILTERS}
+    return environment.get_template("report.html.j2")

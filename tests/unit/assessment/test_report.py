@@ -1,0 +1,210 @@
+"""The report as a reader's browser gets it: complete, self-contained, escaped, whatever the run."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import write_run
+
+from medseg_core.assessment.report import write_report
+from medseg_core.errors import ExperimentFileError, UnreadableRunError
+
+VOID = {"meta", "br", "circle", "line", "path", "rect", "image", "use", "link", "img"}
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7*7 }}",
+    "$\\frac{x$",
+    "O'Brien & Sons",
+    "東京病院",
+)
+
+
+class Page(HTMLParser):
+    """Tags with attributes, visible text, and whether every tag is closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.html = path.read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "script"):
+            self.text += " ".join(data.split()) + " "
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory) -> Path:
+    """A run of three sites, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_run(folder, sites=("Aarhus", "Basel", "Cork"))
+    return folder
+
+
+@pytest.fixture
+def run(plain_run, tmp_path) -> Path:
+    """A copy of that run to spoil."""
+    return shutil.copytree(plain_run, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sites": ("A",)},
+        {"sites": tuple(f"Hospital {n}" for n in range(10)), "labels": 1, "overlays": False},
+        {"sites": ("A", "B"), "labels": 4},
+        {"baselines": False},
+        {"folds": 3, "sites": ("GE", "Siemens")},
+        {"dims": 2, "labels": 1, "sites": ("CHASE", "DRIVE")},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_every_kind_of_run_gets_a_whole_report(tmp_path, options):
+    summary = write_run(tmp_path, **options)
+
+    page = Page(write_report(tmp_path))
+
+    for heading in (
+        "Who gains",
+        "Worst cases",
+        "Every model at every site",
+        "Learning curves",
+        "Who took part",
+    ):
+        assert heading in page.text
+    for site, scores in summary["global"]["sites"].items():
+        assert site in page.text
+        assert f"{scores['dice']:.3f}" in page.text
+    assert ("What the shared model draws" in page.text) == options.get("overlays", True)
+    assert ("HD95 (px)" in page.text) == (options.get("dims") == 2)
+    assert "Research use only, not a medical device" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+def test_the_report_asks_nothing_from_outside_and_runs_nothing(plain_run):
+    page = Page(write_report(plain_run))
+
+    assert all(
+        link.startswith(("#", "data:image/")) for link in page.attributes("href") + page.attributes("src")
+    )
+    assert all(link.startswith("#") for link in page.attributes("xlink:href"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "@import" not in page.html
+    assert not any("url(" in style and "url(#" not in style for style in page.attributes("style"))
+    assert "default-src 'none'" in page.attributes("content")[1]
+
+
+def test_names_from_the_files_are_shown_and_never_obeyed(tmp_path):
+    write_run(tmp_path, sites=HOSTILE)
+
+    page = Page(write_report(tmp_path))
+
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"})
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    for name in HOSTILE:
+        assert name in page.text
+
+
+def test_pictures_and_tables_can_be_read_aloud(plain_run):
+    page = Page(write_report(plain_run))
+
+    assert ("html", {"lang": "en"}) in page.tags
+    assert all(attributes.get("aria-label") for _, attributes in page.tags if attributes.get("role") == "img")
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+    assert sum("outlines of truth and prediction" in text for text in page.attributes("aria-label")) == 9
+    assert any("Shared model: highest validation Dice" in text for text in page.attributes("aria-label"))
+
+
+def test_one_run_gives_one_report_to_the_byte(plain_run):
+    assert write_report(plain_run).read_bytes() == write_report(plain_run).read_bytes()
+
+
+def test_who_was_missing_and_why_stands_in_the_report(plain_run):
+    page = Page(write_report(plain_run))
+
+    assert "deadline passed (2 rounds: 6 and 7)" in page.text
+    assert "14 of 16" in page.text
+
+
+def test_without_baselines_the_report_says_how_to_get_them(tmp_path):
+    write_run(tmp_path, sites=("A", "B"), baselines=False, overlays=False)
+
+    page = Page(write_report(tmp_path))
+
+    assert "Whether federation pays here is open" in page.text
+    assert "--baselines local,pooled" in page.text
+    assert "Own model" not in page.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickled", "shapes differ", "no numpy file"])
+def test_a_damaged_picture_is_left_out(run, damage):
+    first = min((run / "overlays").iterdir())
+    match damage:
+        case "truncated":
+            first.write_bytes(first.read_bytes()[:200])
+        case "pickled":
+            np.savez(first, image=np.array([{}], dtype=object), truth=0, prediction=0, aspect=1)
+        case "shapes differ":
+            np.savez(
+                first,
+                image=np.zeros((4, 4), np.uint8),
+                truth=np.zeros((4, 5)),
+                prediction=np.zeros((4, 4)),
+                aspect=1,
+            )
+        case _:
+            first.write_text("hello")
+
+    page = Page(write_report(run))
+
+    assert sum("outlines of truth and prediction" in text for text in page.attributes("aria-label")) == 8
+
+
+def test_validation_that_never_happened_leaves_the_curves_empty(run):
+    summary = json.loads((run / "summary.json").read_text())
+    empty = {"round": 1, "training_loss": None, "validation_dice": None, "sites": {}}
+    summary["curves"] = {"global": [empty], "pooled": None, "local": None}
+    summary["best"]["validation_dice"] = None
+    (run / "summary.json").write_text(json.dumps(summary))
+
+    assert "No validation was done." in Page(write_report(run)).html
+
+
+def test_a_run_that_is_not_finished_gets_a_sentence(run):
+    (run / "cases.json").write_text('{"global": []}')
+    with pytest.raises(UnreadableRunError, match="no cases of the global model"):
+        write_report(run)
+    (run / "cases.json").unlink()
+    with pytest.raises(UnreadableRunError, match=r"cases\.json: No such file"):
+        write_report(run)
+
+
+def test_a_folder_without_its_experiment_gets_a_sentence(run):
+    (run / "experiment.toml").unlink()
+
+    with pytest.raises(ExperimentFileError, match="no such file"):
+        write_report(run)
