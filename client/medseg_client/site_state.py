@@ -4,11 +4,11 @@ A folder a request: the request's SHA-256, the reply as sent, and after training
 request gets the stored reply byte for byte. A train request names the last update that was counted; training starts
 from the memory stored with that one, so an update that was not counted is as if it had never been.
 
-    STATE/RUN/train_000007_1/{request.sha256, reply.envelope, memory.safetensors}
+    STATE/RUN/train_000007_1/{request.sha256, reply.envelope, counted, memory.safetensors}
     STATE/RUN/evaluate_validation_000007_1/{request.sha256, reply.envelope}
 """
 
-import os
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from medseg_core.errors import UnusableFolderError, WireError
-from medseg_core.files import sha256_of
+from medseg_core.files import sha256_of, sync_folder, write_synced
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import Header
 
-KEPT_ROUNDS = 2  # the coordinator keeps two checkpoints: a torn newest one sends it back one round
+KEPT_COUNTED = 2  # the coordinator keeps two checkpoints: a torn newest one sends it back one round
 
 
 class SiteState:
@@ -56,7 +56,7 @@ class SiteState:
         """
         if request.counted_round == 0:
             return None
-        folder = self._run(request) / _transaction("train", request.counted_round, request.counted_attempt)
+        folder = self._run(request) / _counted_before(request)
         try:
             memory: dict[str, Any] = load((folder / "memory.safetensors").read_bytes())
         except FileNotFoundError:
@@ -82,20 +82,21 @@ class SiteState:
             "reply.envelope": reply_bytes,
             **(attachments or {}),
         }
+        if request.kind == "train":
+            files["counted"] = _counted_before(request).encode()
         if memory is not None:
             files["memory.safetensors"] = save(dict(memory))
         try:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             for name, data in files.items():
-                with (beside / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_synced(beside / name, data)
+            sync_folder(beside)
             beside.rename(folder)
+            sync_folder(folder.parent)
         except OSError as error:
             raise UnusableFolderError(folder.parent, error.strerror or type(error).__name__) from error
-        if request.kind == "train":
+        with contextlib.suppress(OSError):  # the reply is safe; the next round tidies up again
             self._prune(request)
 
     def tested_model(self, request: Header) -> str | None:
@@ -116,13 +117,39 @@ class SiteState:
         return self._run(request) / _transaction(kind, request.round, request.attempt)
 
     def _prune(self, request: Header) -> None:
-        """Drop what no coordinator can ask for again; that the request was seen stays known."""
-        for folder in self._run(request).glob("train_*"):
-            if int(folder.name.split("_")[1]) < request.counted_round - KEPT_ROUNDS + 1:
+        """Drop what no coordinator can ask for again; that a request was seen stays known.
+
+        Kept are this training, the one that it starts from and the one before that; and later ones, for this may be
+        a request that was long on its way.
+        """
+        run = self._run(request)
+        for leftover in run.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if request.kind != "train":
+            return
+        kept = [self._folder_of(request).name]
+        for _ in range(KEPT_COUNTED):
+            named = run / kept[-1] / "counted"
+            kept.append(named.read_text() if kept[-1] and named.is_file() else "")
+        for folder in run.glob("train_*"):
+            if folder.name not in kept and _number(folder.name) < (request.round, request.attempt):
                 for name in ("reply.envelope", "memory.safetensors"):
                     (folder / name).unlink(missing_ok=True)
+
+
+def _counted_before(request: Header) -> str:
+    """Folder name of the training that a train request starts from; empty for the first."""
+    if request.counted_round == 0:
+        return ""
+    return _transaction("train", request.counted_round, request.counted_attempt)
 
 
 def _transaction(kind: str, round_number: int, attempt: int) -> str:
     """Folder name of a transaction; sorts by round."""
     return f"{kind}_{round_number:06d}_{attempt}"
+
+
+def _number(transaction: str) -> tuple[int, int]:
+    """Round and attempt in a folder's name."""
+    _, round_number, attempt = transaction.rsplit("_", 2)
+    return int(round_number), int(attempt)

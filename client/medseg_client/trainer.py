@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,11 +14,11 @@ from medseg_client.site_data import SiteData, case_counts
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
 from medseg_core.config import Experiment
-from medseg_core.errors import DataError, OutOfMemoryError, UpdateError, WireError
+from medseg_core.errors import DataError, DivergedError, OutOfMemoryError, UpdateError, WireError
 from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
-from medseg_core.learning.local_training import RoundContext, train_locally
+from medseg_core.learning.local_training import RoundContext, device_guard, train_locally
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
@@ -56,6 +57,7 @@ class Trainer:
     ) -> None:
         self._identity, self._state, self._device = identity, state, device
         self._approved, self._data_of, self._on_fault = approved, data_of, on_fault
+        self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
 
     def handle(self, request_bytes: bytes) -> bytes:
         """The reply or refusal to a request.
@@ -70,7 +72,8 @@ class Trainer:
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
         try:
-            return self._answer(envelope, request_bytes)
+            with self._one_at_a_time:
+                return self._answer(envelope, request_bytes)
         except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
             self._on_fault(error)
             return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
@@ -80,21 +83,33 @@ class Trainer:
         request = envelope.header
         if (stored := self._state.recall(request, request_bytes)) is not None:
             return stored
+        experiment = self._agreed(request)
+        torch.set_num_threads(experiment.training.cpu_threads)
+        with device_guard(self._device, experiment.training):
+            match request.kind:
+                case "train":
+                    return self._train(envelope, request_bytes, experiment)
+                case "evaluate":
+                    return self._evaluate(envelope, request_bytes, experiment)
+                case "describe":
+                    return self._describe(request, request_bytes, experiment)
+                case _:
+                    raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
+
+    def _agreed(self, request: Header) -> Experiment:
+        """The experiment that a request names, if this site agreed to it and to this round. Raises WireError."""
         experiment = self._approved.get(request.experiment_sha256)
         if experiment is None:
             raise WireError(
                 RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
             )
-        torch.set_num_threads(experiment.training.cpu_threads)
-        match request.kind:
-            case "train":
-                return self._train(envelope, request_bytes, experiment)
-            case "evaluate":
-                return self._evaluate(envelope, request_bytes, experiment)
-            case "describe":
-                return self._describe(request, request_bytes, experiment)
-            case _:
-                raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
+        if request.task != experiment.task.name or (request.kind == "train" and request.round == 0):
+            raise WireError(
+                RefusalCode.MALFORMED, f"{request.kind} of round {request.round} of task {request.task!r}"
+            )
+        if request.round > (rounds := experiment.federation.rounds):
+            raise WireError(RefusalCode.BUDGET_SPENT, f"round {request.round} of {rounds} that were agreed")
+        return experiment
 
     def _describe(self, request: Header, request_bytes: bytes, experiment: Experiment) -> bytes:
         """How many cases and patients this site has, by purpose."""
@@ -117,14 +132,17 @@ class Trainer:
             start=start,
             memory=memory,
         )
-        reply = release_update(
-            request,
-            delta(get_weights(network), start),
-            spec,
-            counts={"cases": report.n_cases, "steps": report.n_steps},
-            scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
-            key=self._identity.private_key,
-        ).to_bytes()
+        try:
+            reply = release_update(
+                request,
+                delta(get_weights(network), start),
+                spec,
+                counts={"cases": report.n_cases, "steps": report.n_steps},
+                scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
+                key=self._identity.private_key,
+            ).to_bytes()
+        except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
+            raise DivergedError(request.site, request.round) from error
         kept = new_memory if experiment.federation.optimiser_memory else None
         self._state.commit(request, request_bytes, reply, memory=kept)
         return reply
@@ -171,6 +189,8 @@ def _code_of(error: Exception) -> RefusalCode:
             return RefusalCode.MALFORMED
         case DataError():
             return RefusalCode.DATA_FAULT
+        case DivergedError():
+            return RefusalCode.DIVERGED
         case OutOfMemoryError():
             return RefusalCode.OUT_OF_MEMORY
         case _:

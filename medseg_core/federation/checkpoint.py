@@ -4,7 +4,6 @@
 `state.json` and `manifest.json` with the SHA-256 of the others. It is written beside, flushed and renamed.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -20,7 +19,7 @@ from medseg_core.errors import CheckpointError, UnusableFolderError, UpdateError
 from medseg_core.federation.algorithms.base import ServerState, frozen
 from medseg_core.federation.codec import encode_tensors, read_tensors
 from medseg_core.federation.update import Tensors
-from medseg_core.files import sha256_of
+from medseg_core.files import sha256_of, sync_folder, write_synced
 
 KEEP = 2  # the newest, and the one before in case a disk damages it
 _MANIFEST = "manifest.json"
@@ -74,11 +73,11 @@ def save_checkpoint(folder: Path, state: ServerState, record: Mapping[str, Any])
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         for name, data in _files_of(state, record).items():
-            _write_synced(beside / name, data)
-        _sync_folder(beside)
+            write_synced(beside / name, data)
+        sync_folder(beside)
         _discard(target)
         beside.rename(target)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise UnusableFolderError(folder, error.strerror or type(error).__name__) from error
@@ -201,22 +200,3 @@ def _discard(path: Path) -> None:
 
 def _json(stored: BaseModel) -> bytes:
     return stored.model_dump_json(indent=2).encode() + b"\n"
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to disk, where the system can flush a folder (Windows cannot)."""
-    if os.name != "posix":
-        return
-    with contextlib.suppress(OSError):  # some network file systems refuse
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

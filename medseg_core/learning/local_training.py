@@ -20,6 +20,8 @@ from medseg_core.seeding import derive_seed
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # CPU: Unix, Windows; MPS
+
 
 @dataclass(frozen=True)
 class RoundContext:
@@ -81,7 +83,7 @@ def train_locally(
         passes=epochs,
     )
     losses, training_s, began = [], 0.0, time.perf_counter()
-    with _device_guard(device, training), _seeded_dropout(experiment, context, device):
+    with device_guard(device, training), _seeded_dropout(experiment, context, device):
         for step, batch in enumerate(source):
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
             ready = time.perf_counter()
@@ -186,14 +188,14 @@ def _wants_bf16(training: Training, device: torch.device) -> bool:
 
 
 @contextmanager
-def _device_guard(device: torch.device, training: Training) -> Iterator[None]:
-    """Turn the device's out-of-memory errors into a sentence."""
+def device_guard(device: torch.device, training: Training) -> Iterator[None]:
+    """Turn out-of-memory errors of torch and NumPy into a sentence. Raises OutOfMemoryError."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise OutOfMemoryError(str(device), training.batch_size, training.patch_size) from None
     except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # the CPU's allocator
+        if any(words in str(error) for words in _OUT_OF_MEMORY):
             raise OutOfMemoryError(str(device), training.batch_size, training.patch_size) from None
         raise
 
@@ -201,14 +203,14 @@ def _device_guard(device: torch.device, training: Training) -> Iterator[None]:
 @contextmanager
 def _seeded_dropout(experiment: Experiment, context: RoundContext, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generator: seed it for this round and put it back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(
-            derive_seed(
-                experiment.federation.seed,
-                site=context.site,
-                round_number=context.round_number,
-                purpose="dropout",
-            )
-        )
+    seed = derive_seed(
+        experiment.federation.seed, site=context.site, round_number=context.round_number, purpose="dropout"
+    )
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield

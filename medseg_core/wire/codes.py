@@ -22,6 +22,7 @@ class RefusalCode(StrEnum):
     TOO_FEW_PATIENTS = "too_few_patients"
     DATA_FAULT = "data_fault"
     OUT_OF_MEMORY = "out_of_memory"
+    DIVERGED = "diverged"
     DEADLINE = "deadline"
     INTERNAL = "internal"
 
@@ -43,6 +44,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.TOO_FEW_PATIENTS: "The site has too few patients for its policy. It cannot take part.",
     RefusalCode.DATA_FAULT: "The site's data cannot be used as they are. The site's log names the fault.",
     RefusalCode.OUT_OF_MEMORY: "The site's device has too little memory. Lower batch size or patch size.",
+    RefusalCode.DIVERGED: "The site's training ended in numbers that are not finite. Lower the learning rate.",
     RefusalCode.DEADLINE: "The work was not done before the deadline. Raise it, or look at the site's load.",
     RefusalCode.INTERNAL: "The site met an unexpected fault. The site's log names it.",
 }
