@@ -2,24 +2,34 @@
 
 One folder a case, written beside and renamed: it is whole or absent. A changed file, task or arithmetic has another
 key, so nothing is ever stale; what is no longer asked for can be deleted at any time.
+
+    CACHE/KEY/{case.json, arrays.safetensors}
 """
 
 import contextlib
 import hashlib
 import json
-import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import safetensors.torch
 
 from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.preprocess import PREPROCESSING_VERSION, PreprocessedCase, preprocess
 from medseg_core.config import Task
 from medseg_core.errors import DataError, UnusableFolderError
+from medseg_core.files import write_synced
 from medseg_core.types import Case, Geometry
 
 ARRAYS = ("image", "label", "foreground")
@@ -31,7 +41,10 @@ SETTINGS = {
     "longest_side_px",
     "orientation",
     "foreground_crop",
+    "allow_empty_label",  # a label that is refused now may have passed before
 }
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*([^\r\n]+)", re.MULTILINE)
+_ABANDONED_S = 24 * 3600  # no case takes that long to write
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ def prepare_cases(
 ) -> Prepared:
     """Every case preprocessed: from the cache, or opened, checked and stored there. Order of `cases` is kept."""
     settings = _settings_key(task)
+    _sweep(folder)
 
     def prepare(case: Case) -> tuple[PreprocessedCase | DataError, tuple[str, ...], bool]:
         try:
@@ -89,7 +103,8 @@ def _prepare(case: Case, task: Task, folder: Path) -> tuple[PreprocessedCase, tu
     loaded = load_case(case, task)
     prepared = preprocess(loaded, task)
     _store(prepared, loaded.warnings, folder)
-    return prepared, loaded.warnings, True
+    mapped = _load(case, folder)  # so that a first start needs no more memory than a second one
+    return (mapped[0] if mapped else prepared), loaded.warnings, True
 
 
 def _case_key(case: Case, settings: str) -> str:
@@ -104,9 +119,14 @@ def _case_key(case: Case, settings: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _files(case: Case) -> Iterable[Path]:
-    """Image and label files of a case."""
-    return (*case.images, case.label) if case.label is not None else case.images
+def _files(case: Case) -> Iterator[Path]:
+    """Image and label files of a case, with the data files that headers such as .mhd and .nhdr name."""
+    for path in (*case.images, case.label) if case.label is not None else case.images:
+        yield path
+        if path.suffix.lower() in (".mhd", ".nhdr"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if match := _DATA_FILE.search(file.read(1 << 16)):
+                    yield path.parent / match[1].decode("latin-1").strip()
 
 
 def _settings_key(task: Task) -> str:
@@ -117,45 +137,66 @@ def _settings_key(task: Task) -> str:
 
 
 def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) -> None:
-    """Write a case beside its place and rename it."""
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    """Write a case beside its place and rename it; it is on disk then."""
+    record = {
+        "geometry": asdict(prepared.geometry),
+        "original": asdict(prepared.original),
+        "label_voxels": prepared.label_voxels,
+        "warnings": warnings,
+    }
+    beside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        for name in ARRAYS:
-            np.save(beside / f"{name}.npy", getattr(prepared, name))
-        record = {
-            "geometry": asdict(prepared.geometry),
-            "original": asdict(prepared.original),
-            "label_voxels": prepared.label_voxels,
-            "warnings": warnings,
-        }
-        (beside / "case.json").write_text(json.dumps(record))
+        beside.mkdir(parents=True)
+        arrays = {name: np.ascontiguousarray(getattr(prepared, name)) for name in ARRAYS}
+        write_synced(beside / "arrays.safetensors", safetensors.numpy.save(arrays))
+        write_synced(beside / "case.json", json.dumps(record).encode())
         beside.rename(folder)
-    except FileExistsError:  # another process was quicker with the same bytes
-        shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        if folder.is_dir():
-            return
-        raise UnusableFolderError(folder.parent, error.strerror or type(error).__name__) from error
+        if not folder.is_dir():  # else another process was quicker with the same bytes
+            raise UnusableFolderError(folder.parent, error.strerror or type(error).__name__) from error
 
 
 def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
-    """A stored case, or None where it is absent or damaged."""
+    """A stored case, or None where it is absent or damaged; a damaged one is removed."""
     try:
-        record = json.loads((folder / "case.json").read_text())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    except (OSError, ValueError):
+        text = (folder / "case.json").read_bytes()
+    except OSError:
+        return None
+    try:
+        record = json.loads(text)
+        prepared = PreprocessedCase(
+            case=case,
+            **_map_arrays(folder / "arrays.safetensors"),
+            geometry=_geometry(record["geometry"]),
+            original=_geometry(record["original"]),
+            label_voxels=tuple(record["label_voxels"]),
+        )
+        warnings = tuple(record["warnings"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    prepared = PreprocessedCase(
-        case=case,
-        **arrays,
-        geometry=_geometry(record["geometry"]),
-        original=_geometry(record["original"]),
-        label_voxels=tuple(record["label_voxels"]),
-    )
-    return prepared, tuple(record["warnings"])
+    return prepared, warnings
+
+
+def _map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a case, memory-mapped and read-only.
+
+    Through torch, whose mapping holds no file descriptor: NumPy's holds one an array, and a system that grants a
+    process 256 or 1024 would be out of them after a few hundred cases.
+    """
+    arrays = {name: tensor.numpy() for name, tensor in safetensors.torch.load_file(path).items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written."""
+    with contextlib.suppress(OSError):
+        for leftover in folder.glob("*.tmp"):
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _geometry(record: dict[str, list[float] | None]) -> Geometry:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from medseg_core.cohort.augmentation import augment
@@ -20,7 +20,7 @@ class Batch:
     """Patches of one training step."""
 
     images: Float[Tensor, "b c *s"]
-    labels: Int[Tensor, "b *s"]
+    labels: Integer[Tensor, "b *s"]
 
 
 def batches(

@@ -10,7 +10,7 @@ from medseg_core.imaging.geometry import crop, reorient, resample
 from medseg_core.seeding import derive_seed
 from medseg_core.types import IGNORE, Case, Geometry, LoadedCase, Volume
 
-PREPROCESSING_VERSION = 1  # part of the cache's key: raise it when the arithmetic below changes
+PREPROCESSING_VERSION = 2  # part of the cache's key: raise it when the arithmetic below changes
 FOREGROUND_SAMPLES = 4096  # voxels kept for each label to centre patches on (nnU-Net keeps up to 10,000)
 
 
@@ -61,16 +61,18 @@ def normalise(voxels: npt.NDArray[np.float32], channel: Channel) -> npt.NDArray[
     """One channel's intensities brought to the network's range.
 
     `zscore`: mean 0, deviation 1 over the volume. `window`: [low, high] to [-1, 1], clipped. `range`: the 0.5th to
-    99.5th percentile to [-1, 1], clipped.
+    99.5th percentile to [-1, 1], clipped. CLAHE, where asked for, comes before, and inside the window.
     """
+    window = channel.window
     if channel.clahe:
-        voxels = _equalise(voxels)
+        voxels = _equalise(voxels if window is None else np.clip(voxels, *window))
+        window = None if window is None else (0.0, 1.0)  # what equalisation made of it
     if channel.normalisation == "zscore":
         mean, deviation = float(voxels.mean(dtype=np.float64)), float(voxels.std(dtype=np.float64))
         return np.asarray((voxels - mean) / max(deviation, 1e-8), np.float32)
-    low, high = channel.window or tuple(float(q) for q in np.percentile(voxels, (0.5, 99.5)))
+    low, high = window or tuple(float(q) for q in np.percentile(voxels, (0.5, 99.5)))
     scaled = (voxels - low) / max(high - low, 1e-8) * 2 - 1
-    return np.clip(scaled, -1, 1).astype(np.float32)
+    return np.asarray(np.clip(scaled, -1, 1), np.float32)
 
 
 def _equalise(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -36,7 +36,7 @@ def split_cases(cases: Sequence[Case], *, site: str, seed: int, fold: Fold | Non
         TooFewPatientsError: fewer patients than the split needs to give each part one.
     """
     patients = sorted({c.patient_id for c in cases}, key=lambda p: _rank(seed, p))
-    needed = 3 if fold is None else max(fold.count, 3)
+    needed = 3 if fold is None else _needed_for_folds(fold.count)
     if len(patients) < needed:
         raise TooFewPatientsError(site, len(patients), needed)
     if fold is None:
@@ -48,6 +48,11 @@ def split_cases(cases: Sequence[Case], *, site: str, seed: int, fold: Fold | Non
     n_validation = max(1, round(VALIDATION_SHARE / (1 - TEST_SHARE) * len(rest)))
     validation, train = rest[:n_validation], rest[n_validation:]
     return Split(*(_of(cases, group) for group in (train, validation, test)))
+
+
+def _needed_for_folds(count: int) -> int:
+    """Fewest patients that give each fold one to test, and leave two: one to train, one to validate."""
+    return 4 if count == 2 else count
 
 
 def _rank(seed: int, patient_id: str) -> str:
