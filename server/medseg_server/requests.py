@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -45,40 +45,37 @@ def ask(
 ) -> Iterator[Answer]:
     """Send each site its header with the same payload; yield one answer a site, in order of arrival.
 
-    A second delivery of the same site is passed over. A site that the transport says nothing of is absent:
-    `deadline`.
+    What is delivered under a site's name and is not its answer to this request (forged, damaged, late, repeated) does
+    not keep the answer out: it is the reason for the site's absence if no answer follows. A site that the transport
+    says nothing of is absent: `deadline`; one without a key in the roster is sent nothing: `not_enrolled`.
     """
-    requests = {site: seal(header, payload, coordinator.key) for site, header in headers.items()}
+    requests = {s: seal(h, payload, coordinator.key) for s, h in headers.items() if s in coordinator.roster}
     sent = {site: envelope.to_bytes() for site, envelope in requests.items()}
-    began, waiting = time.perf_counter(), set(sent)
+    waiting = {site: Answer(site, None, "not_enrolled", 0.0, 0, 0) for site in headers}
+    waiting |= {s: Answer(s, None, str(RefusalCode.DEADLINE), deadline_s, len(sent[s]), 0) for s in sent}
+    began = time.perf_counter()
     for delivery in transport.exchange(sent, deadline_s):
-        if delivery.site not in waiting:
+        if delivery.site not in waiting or delivery.site not in sent:
             continue
-        waiting.remove(delivery.site)
-        reply, reason = None, delivery.absence
-        if delivery.envelope is not None:
-            try:
-                reply = _checked(
-                    delivery.envelope,
-                    requests[delivery.site],
-                    coordinator.roster[delivery.site],
-                )
-            except WireError as error:
-                reason = str(error.code)
-        yield Answer(
-            site=delivery.site,
-            reply=reply,
-            reason=reason,
-            seconds=time.perf_counter() - began,
-            bytes_down=len(sent[delivery.site]),
-            bytes_up=len(delivery.envelope or b""),
-        )
-    for site in sorted(waiting):
-        yield Answer(site, None, str(RefusalCode.DEADLINE), deadline_s, len(sent[site]), 0)
+        seconds, so_far = time.perf_counter() - began, waiting[delivery.site]
+        if delivery.envelope is None:
+            reason = delivery.absence if so_far.bytes_up == 0 else so_far.reason
+            waiting[delivery.site] = replace(so_far, reason=reason, seconds=seconds)
+            continue
+        answer = replace(so_far, seconds=seconds, bytes_up=so_far.bytes_up + len(delivery.envelope))
+        try:
+            reply = _checked(delivery.envelope, requests[delivery.site], coordinator.roster[delivery.site])
+        except WireError as error:
+            waiting[delivery.site] = replace(answer, reason=str(error.code))
+            continue
+        del waiting[delivery.site]
+        code = reply.header.code
+        yield replace(answer, reply=None if code else reply, reason=str(code or ""))
+    yield from (waiting[site] for site in sorted(waiting))
 
 
 def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey) -> Envelope:
-    """The reply to this very request, signed by the site that was asked. Raises WireError; a refusal by its code."""
+    """The reply or refusal to this very request, signed by the site that was asked. Raises WireError."""
     largest = 2 * len(request.payload) + HEADER_BYTES_MAX + 1024  # an update is as large as the model
     reply = Envelope.from_bytes(data, max_bytes=largest)
     verify(reply, key)
@@ -91,6 +88,4 @@ def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey) -> Envelope:
             raise WireError(code, f"{name} is {getattr(got, name)!r}, asked was {getattr(asked, name)!r}")
     if got.in_reply_to != asked.nonce:
         raise WireError(RefusalCode.REPEATED, "answers another request")
-    if got.code is not None:
-        raise WireError(got.code, f"site {got.site} refused")
     return reply

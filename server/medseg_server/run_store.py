@@ -4,7 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medseg_core.config import Experiment, experiment_toml, read_experiment
 from medseg_core.errors import DifferentExperimentError, OccupiedFolderError, UnusableFolderError
@@ -24,7 +24,11 @@ class RunStore:
         Raises OccupiedFolderError, DifferentExperimentError or UnusableFolderError.
         """
         stored = self.folder / "experiment.toml"
-        if not stored.exists():
+        try:
+            is_there = stored.exists()
+        except OSError as error:
+            raise UnusableFolderError(self.folder, error.strerror or type(error).__name__) from error
+        if not is_there:
             write_atomic(self.folder / "run.json", json.dumps({"run": run}).encode())
             write_atomic(stored, experiment_toml(experiment).encode())
             return run
@@ -38,8 +42,8 @@ class RunStore:
         """Append one line to `events.jsonl`; on disk when this returns."""
         line = json.dumps({"time": round(time.time(), 3), "event": name, **facts}) + "\n"
         try:
-            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line)
+            with (self.folder / "events.jsonl").open("a+b") as file:
+                file.write(_line_end(file) + line.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -48,9 +52,11 @@ class RunStore:
     def events(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of one kind; a torn last line (a crash while writing) is passed over."""
         try:
-            text = (self.folder / "events.jsonl").read_text(encoding="utf-8")
+            text = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise UnusableFolderError(self.folder, error.strerror or type(error).__name__) from error
         found = []
         for line in text.splitlines():
             try:
@@ -64,3 +70,11 @@ class RunStore:
     def write_json(self, name: str, record: Any) -> None:
         """Write `record` as an indented JSON file of the run."""
         write_atomic(self.folder / name, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _line_end(file: BinaryIO) -> bytes:
+    """What ends a last line that a crash tore, so that the next one stands alone."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"

@@ -1,0 +1,55 @@
+"""Which sites a run has, and with how many cases: told once, and held to."""
+
+from collections.abc import Mapping
+
+from medseg_core.errors import SiteAnswersError
+from medseg_server.requests import ask
+from medseg_server.run import Run
+
+Counts = Mapping[str, int]
+
+
+def describe(run: Run) -> dict[str, Counts]:
+    """Case counts of every site of the run, in alphabetical order.
+
+    The first description holds for the whole run. A site that is away when the run is resumed is still one of it: it
+    keeps its counts, and the rounds record its absence.
+
+    Raises SiteAnswersError: a site did not answer the first time, or counts other cases than then.
+    """
+    before = _described_before(run)
+    attempt = run.next_attempt("describing", 0)
+    headers = {site: run.header("describe", site, 0, attempt) for site in before or run.sites()}
+    counts, absent = dict(before), {}
+    for answer in ask(
+        run.coordinator, run.transport, headers, b"", deadline_s=run.experiment.federation.deadline_s
+    ):
+        site = answer.site
+        if answer.reply is None:
+            if site not in before:
+                absent[site] = answer.reason
+        elif fault := _fault(answer.reply.header.counts, before.get(site)):
+            absent[site] = fault
+        else:
+            counts[site] = answer.reply.header.counts
+    if absent or not counts:
+        raise SiteAnswersError("describe", absent)
+    counts = dict(sorted(counts.items()))
+    if not before:
+        run.store.event("described", sites=counts)
+    return counts
+
+
+def _described_before(run: Run) -> dict[str, Counts]:
+    """What the sites told when the run began; empty for a new one."""
+    events = run.store.events("described")
+    return dict(events[0]["sites"]) if events else {}
+
+
+def _fault(counts: Counts, before: Counts | None) -> str:
+    """What is wrong with a site's counts; empty where nothing is."""
+    if counts.get("train_cases", 0) < 1 or "validation_cases" not in counts:
+        return "bad_count"
+    if before is not None and counts != before:
+        return "its cases changed since the run began"
+    return ""

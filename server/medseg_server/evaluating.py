@@ -1,0 +1,89 @@
+"""The global model scored at the sites: on validation after a round, on the test cases once, at the end."""
+
+from collections.abc import Mapping
+
+from medseg_core.errors import SiteAnswersError
+from medseg_core.federation.algorithms.base import ServerState
+from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
+from medseg_core.federation.codec import encode_tensors
+from medseg_core.wire.header import Header
+from medseg_server.requests import ask
+from medseg_server.run import Record, Run
+
+Scores = dict[str, float | None]
+
+
+def evaluate_if_due(
+    run: Run, state: ServerState, history: list[Record], described: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Score the model of the last round on validation, once, and keep its checkpoint if it is the best so far.
+
+    Raises SiteAnswersError where no site gives a score.
+    """
+    record = history[-1]
+    every, total = run.experiment.evaluation.every_rounds, run.experiment.federation.rounds
+    if (state.round % every and state.round != total) or "validation_dice" in record:
+        return
+    n_cases = {site: counts["validation_cases"] for site, counts in described.items()}
+    scores, absent, traffic = _evaluate(run, state, "validation", tuple(described))
+    absent |= {s: fault for s, own in scores.items() if (fault := _fault(own, n_cases[s]))}
+    dice = {s: d for s, own in sorted(scores.items()) if s not in absent and (d := own["dice"]) is not None}
+    if not dice:
+        raise SiteAnswersError("evaluate", absent)
+    mean = sum(d * n_cases[s] for s, d in dice.items()) / sum(n_cases[s] for s in dice)
+    record |= {"validation_dice": mean, "sites": dice, "evaluation": traffic}
+    run.store.event("evaluated", round=state.round, absent=absent, **scores_of(record))
+    prune_checkpoints(run.store.checkpoints, pinned={best_round(history)})
+    run.on_round(record)
+
+
+def test_chosen(run: Run, chosen_round: int, sites: tuple[str, ...]) -> dict[str, Scores]:
+    """Each site's test scores of the chosen model: the one time that test cases are read. Raises SiteAnswersError."""
+    state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
+    scores, absent, _ = _evaluate(run, state, "test", sites)
+    if absent:
+        raise SiteAnswersError("evaluate", absent)
+    return scores
+
+
+def best_round(history: list[Record]) -> int:
+    """The round with the highest validation Dice; the first of equals."""
+    scored = [r for r in history if "validation_dice" in r]
+    return int(max(scored, key=lambda r: (r["validation_dice"], -r["round"]))["round"])
+
+
+def scores_of(record: Record | None) -> Record:
+    """The scores in a round's record or in an `evaluated` event."""
+    return {k: record[k] for k in ("validation_dice", "sites", "evaluation")} if record else {}
+
+
+def _evaluate(
+    run: Run, state: ServerState, split: str, sites: tuple[str, ...]
+) -> tuple[dict[str, Scores], dict[str, str], dict[str, int]]:
+    """Scores of a model at each site, who did not answer, and what it took on the wire."""
+    attempt = run.next_attempt(f"evaluating_{split}", state.round)
+    headers: dict[str, Header] = {
+        site: run.header("evaluate", site, state.round, attempt, split=split) for site in sites
+    }
+    scores: dict[str, Scores] = {}
+    absent, traffic = {}, {"bytes_down": 0, "bytes_up": 0}
+    payload = encode_tensors(state.weights)
+    deadline_s = run.experiment.federation.deadline_s
+    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
+        if answer.reply is None:
+            absent[answer.site] = answer.reason
+        else:
+            scores[answer.site] = {**answer.reply.header.scalars, **answer.reply.header.counts}
+        traffic["bytes_down"] += answer.bytes_down
+        traffic["bytes_up"] += answer.bytes_up
+    return scores, absent, traffic
+
+
+def _fault(scores: Scores, n_cases: int) -> str:
+    """What is wrong with a site's validation scores; empty where nothing is."""
+    if scores.get("cases") != n_cases:
+        return "bad_count"
+    dice = scores.get("dice", -1.0)  # null where a site has no validation case
+    if (dice is None) != (n_cases == 0) or not 0 <= (dice or 0.0) <= 1:
+        return "bad_score"
+    return ""

@@ -1,0 +1,50 @@
+"""One run as the coordinator holds it: the experiment, the way to the sites, and the folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from medseg_core.config import Experiment, experiment_sha256
+from medseg_core.wire.header import Header, Kind, new_nonce
+from medseg_server.requests import Coordinator
+from medseg_server.run_store import RunStore
+from medseg_server.transport import Transport
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what is asked, of whom, and where it is kept."""
+
+    identifier: str
+    experiment: Experiment
+    coordinator: Coordinator
+    transport: Transport
+    store: RunStore
+    on_round: Callable[[Record], None] = field(default=lambda record: None)
+
+    def header(self, kind: Kind, site: str, round_number: int, attempt: int, **more: Any) -> Header:
+        """A request's header."""
+        return Header(
+            kind=kind,
+            direction="request",
+            run=self.identifier,
+            round=round_number,
+            attempt=attempt,
+            site=site,
+            nonce=new_nonce(),
+            task=self.experiment.task.name,
+            experiment_sha256=experiment_sha256(self.experiment),
+            **more,
+        )
+
+    def sites(self) -> tuple[str, ...]:
+        """Sites that are connected and enrolled."""
+        return tuple(site for site in self.transport.sites() if site in self.coordinator.roster)
+
+    def next_attempt(self, event: str, round_number: int) -> int:
+        """Attempts at this round so far, in earlier processes too, plus one; written down before anything is sent."""
+        attempt: int = 1 + sum(e["round"] == round_number for e in self.store.events(event))
+        self.store.event(event, round=round_number, attempt=attempt)
+        return attempt
