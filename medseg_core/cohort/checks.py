@@ -110,7 +110,7 @@ def _check_case(case: Case, task: Task | None) -> _Findings:
     if image is not None:
         findings.faults += image_faults(image, case, task)
         findings.facts = _facts(case, image, label, task)
-        findings.digest = hashlib.sha256(image.voxels.data).digest()
+        findings.digest = _digest(image)
     if image is not None and label is not None:
         findings.faults += grid_faults(
             label.geometry, image.geometry, names=("label", "image"), case_id=case.case_id
@@ -121,6 +121,11 @@ def _check_case(case: Case, task: Task | None) -> _Findings:
                 map_labels(label.voxels[0], task, case_id=case.case_id), case, task
             )
     return findings
+
+
+def _digest(image: Volume) -> bytes:
+    voxels = image.voxels.transpose(0, *range(image.voxels.ndim - 1, 0, -1))  # as they lie in memory
+    return hashlib.sha256(np.ascontiguousarray(voxels).data).digest()
 
 
 def _facts(case: Case, image: Volume, label: Volume | None, task: Task | None) -> CaseFacts:

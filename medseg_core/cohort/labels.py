@@ -17,15 +17,16 @@ _BLOCK = 2**24  # voxels counted at a time: bincount works on 64-bit copies
 
 def count_values(labels: npt.NDArray[np.integer]) -> dict[int, int]:
     """Voxels of each value that occurs, in rising order."""
-    flat = labels.ravel()
+    flat = labels.ravel(order="K")  # as it lies in memory
     low, high = int(flat.min()), int(flat.max())
-    if low < 0 or high >= _TABLE:
+    if high - low >= _TABLE:
         values, counts = np.unique(flat, return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    counts = np.zeros(high + 1, np.int64)
+    counts = np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, _BLOCK):
-        counts += np.bincount(flat[start : start + _BLOCK], minlength=high + 1)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+        block = flat[start : start + _BLOCK].astype(np.int64) - low
+        counts += np.bincount(block, minlength=high - low + 1)
+    return {int(index) + low: int(counts[index]) for index in np.flatnonzero(counts)}
 
 
 def map_labels(labels: npt.NDArray[np.integer], task: Task, *, case_id: str) -> npt.NDArray[np.uint8]:
@@ -38,7 +39,7 @@ def map_labels(labels: npt.NDArray[np.integer], task: Task, *, case_id: str) -> 
         raise UnknownLabelError(case_id, unknown, _known(task))
     low, high = min(classes), max(classes)
     if low < 0 or high >= _TABLE:
-        mapped = np.zeros(labels.shape, np.uint8)
+        mapped = np.zeros_like(labels, np.uint8)  # in memory as `labels`
         for value, number in classes.items():
             mapped[labels == value] = number or 0
         return mapped
@@ -48,10 +49,12 @@ def map_labels(labels: npt.NDArray[np.integer], task: Task, *, case_id: str) -> 
     return np.asarray(table[labels], dtype=np.uint8)
 
 
-def file_values(task: Task) -> tuple[int, ...]:
-    """The value that stands for each class in a label file, background first; `map_labels` reads them back.
+def file_values(task: Task) -> npt.NDArray[np.integer]:
+    """The value that stands for each class in a label file, background first, in the smallest type that holds all.
 
-    Of several values a label gets its first. A label without a value of its own ("nonzero") gets one that means
+    `file_values(task)[classes]` is what a file shows and `map_labels` reads back.
+
+    Of several values a label has its first. A label without a value of its own ("nonzero") has one that means
     nothing else: 255, which viewers of masks show as white, or the lowest.
     """
     taken = {0, task.ignore_value}
@@ -62,7 +65,7 @@ def file_values(task: Task) -> tuple[int, ...]:
         own = next((value for value in _values(wanted) if value not in taken), None)
         chosen.append(next(spare) if own is None else own)
         taken |= set(_values(wanted))
-    return tuple(chosen)
+    return np.asarray(chosen, np.result_type(*(np.min_scalar_type(value) for value in chosen)))
 
 
 def label_name(value: int, task: Task | None) -> str | None:

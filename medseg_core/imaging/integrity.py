@@ -36,6 +36,7 @@ _META_BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4,
     "LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8,
 }  # fmt: skip
+_META_NUMBERS = ("TransformMatrix", "Offset", "CenterOfRotation", "ElementSpacing")
 _COPY_AGAIN = "Copy it again from its source."
 
 
@@ -80,7 +81,7 @@ def require_readable(path: Path, case_id: str) -> int:
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableFileError(case_id, path, "is not a regular file", "Name an image file.")
         path.open("rb").close()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name
         raise MissingFileError(case_id, path, _neighbours(path)) from None
     except PermissionError:
         remedy = "Give the account that runs this program the right to read the file and its folder."
@@ -160,7 +161,7 @@ def require_whole_nrrd(path: Path, case_id: str) -> None:
 def _neighbours(path: Path) -> list[str]:
     try:
         return [p.name for p in path.parent.iterdir()]
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -208,15 +209,17 @@ def _nifti_header(file: _File, head: bytes) -> _NiftiHeader:
     order = "<" if head[:4] in (_NIFTI_1, _NIFTI_2) else ">"
     (version,) = struct.unpack(order + "i", head[:4])
     if version == 348 and head[344:347] in (b"n+1", b"ni1"):
-        fields = _unpack(order, head, ("8h", 40), ("hh", 70), ("8f", 76), ("f", 108))
+        fields = _unpack(order, head, ("8h", 40), ("hh", 70), ("8f", 76), ("f", 108), ("18f", 256))
     elif version == 540 and len(head) >= 540:
-        fields = _unpack(order, head, ("8q", 16), ("hh", 12), ("8d", 104), ("q", 168))
+        fields = _unpack(order, head, ("8q", 16), ("hh", 12), ("8d", 104), ("q", 168), ("18d", 352))
     else:
         raise not_nifti
-    dims, (voxel_type, bits), spacing, (start,) = fields
+    dims, (voxel_type, bits), spacing, (start,), place = fields
     n_axes, used = dims[0], dims[1 : dims[0] + 1]
     if not 1 <= n_axes <= 7 or min(used) < 1 or bits < 1 or not 0 <= start < 2**40:
         raise file.unreadable("has a damaged header: its size makes no sense", _COPY_AGAIN)
+    if not np.isfinite(place).all():  # qform and sform, which ITK would complain of on the terminal
+        raise file.unreadable("has a damaged header: its position makes no sense", _COPY_AGAIN)
     if not all(math.isfinite(s) and s != 0 for s in spacing[1 : min(n_axes, 3) + 1]):
         raise file.unreadable(
             "claims a voxel spacing of zero or NaN", "Export it again with its true spacing."
@@ -232,11 +235,11 @@ def _unpack(order: str, head: bytes, *fields: tuple[str, int]) -> tuple[tuple[An
 def _meta_header(file: _File, head: bytes) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header and where the voxels begin in the same file."""
     match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]+)\r?\n?", head, re.MULTILINE)
-    if match is None:
+    lines = head[: match.end()].decode("latin-1").splitlines() if match else []
+    pairs = [line.partition("=") for line in lines if line.strip()]
+    if match is None or not all(sign for _, sign, _ in pairs):
         raise file.unreadable("is not a MetaImage file")
-    text = head[: match.end()].decode("latin-1")
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
-    return {key.strip(): value.strip() for key, value in pairs}, match.end()
+    return {key.strip(): value.strip() for key, _, value in pairs}, match.end()
 
 
 def _meta_claim(file: _File, fields: dict[str, str]) -> tuple[tuple[int, ...], int]:
@@ -245,11 +248,13 @@ def _meta_claim(file: _File, fields: dict[str, str]) -> tuple[tuple[int, ...], i
         shape = tuple(int(n) for n in fields["DimSize"].split())
         each = _META_BYTES[fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
+        numbers = " ".join(value for key, value in fields.items() if key in _META_NUMBERS).split()
         is_sound = len(shape) == int(fields["NDims"]) and min(*shape, channels) >= 1
+        is_sound = is_sound and all(math.isfinite(float(n)) for n in numbers)
     except (KeyError, ValueError, TypeError):
         is_sound = False
     if not is_sound:
-        raise file.unreadable("has a damaged header: its size or voxel type makes no sense", _COPY_AGAIN)
+        raise file.unreadable("has a damaged header: its numbers make no sense", _COPY_AGAIN)
     return shape, math.prod(shape) * each * channels
 
 

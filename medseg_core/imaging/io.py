@@ -51,7 +51,7 @@ def read_image(path: Path, *, spatial_dims: int | None, channels: int | None, ca
     elif channels is not None and n_found != channels:
         raise ChannelCountError(case_id, path, n_found, channels)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        return replace(volume, voxels=np.ascontiguousarray(volume.voxels, dtype=np.float32))
+        return replace(volume, voxels=volume.voxels.astype(np.float32, copy=False))
 
 
 def read_label(path: Path, *, spatial_dims: int | None, case_id: str) -> Volume:
@@ -67,7 +67,7 @@ def read_label(path: Path, *, spatial_dims: int | None, case_id: str) -> Volume:
     voxels = volume.voxels[:1]
     if not np.issubdtype(voxels.dtype, np.integer):
         voxels = _whole_numbers(voxels, path, case_id)
-    return replace(volume, voxels=np.ascontiguousarray(voxels))
+    return replace(volume, voxels=voxels)
 
 
 def write_label(path: Path, labels: npt.NDArray[np.uint8], geometry: Geometry) -> None:

@@ -23,14 +23,18 @@ from medseg_core.types import Geometry, Volume
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".gif", ".bmp")
 _FORMATS = ("PNG", "JPEG", "TIFF", "PPM", "GIF", "BMP")  # Pillow knows more, some of which run other programs
+# What Pillow and tifffile raise over damaged bytes; found by changing bytes at random
 _DAMAGE = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
-    KeyError,
-    IndexError,
+    LookupError,
     TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    Warning,
     struct.error,
     zlib.error,
 )

@@ -1,5 +1,6 @@
 """manifest.csv becomes cases, however a spreadsheet saved it; a bad one is refused with every fault and its remedy."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,23 @@ def test_data_that_is_no_folder(tmp_path, name, remedy):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UnreadableManifestError, match=remedy):
         read_cohort(tmp_path / name, None)
+
+
+@pytest.fixture
+def locked_folder(tmp_path):
+    """A folder that may not be entered; for root, who may enter every one, as nobody."""
+    folder = tmp_path / "locked"
+    write_manifest(folder, ROW)
+    folder.chmod(0)
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)
+    yield folder
+    os.seteuid(user)
+    folder.chmod(0o700)
+
+
+def test_folder_that_may_not_be_entered(locked_folder):
+    with pytest.raises(
+        UnreadableManifestError, match="Give the account that runs this program the right to read it"
+    ):
+        read_cohort(locked_folder, None)

@@ -4,10 +4,14 @@ import gzip
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from volume_files import cut, ramp, spoil, write_volume
 
 from medseg_core.data_errors import (
@@ -17,7 +21,9 @@ from medseg_core.data_errors import (
     UnreadableFileError,
     UnsupportedFormatError,
 )
+from medseg_core.errors import CaseError
 from medseg_core.imaging.io import read_image
+from medseg_core.imaging.pictures import PICTURE_SUFFIXES
 
 NOISE = np.random.default_rng(0).normal(size=(30, 40, 50)).astype(np.float32)
 
@@ -58,6 +64,12 @@ def test_missing_file_never_suggests_another_patient(tmp_path):
 def test_missing_folder_says_what_to_do(tmp_path):
     message = refusal_of(tmp_path / "nowhere" / "a.nii.gz", MissingFileError)
     assert message.endswith("Correct the path, or copy the file there.")
+
+
+def test_name_that_no_file_can_have(tmp_path):
+    for name in ("a\0b.nii.gz", "a" * 5000 + ".nii.gz"):
+        with pytest.raises(CaseError, match=r"there is no file|cannot be opened"):
+            read_image(tmp_path / name, spatial_dims=3, channels=1, case_id="c1")
 
 
 def test_folder_in_place_of_a_file(tmp_path):
@@ -176,6 +188,7 @@ def test_metaimage_header_that_makes_no_sense(tmp_path, capfd, field):
         (76, "<8f", (1, 1, float("nan"), 1, 1, 1, 1, 1), "Export it again with its true spacing"),
         (108, "<f", (float("nan"),), "its size makes no sense"),
         (108, "<f", (9000.0,), "is incomplete"),
+        (280, "<f", (float("-inf"),), "its position makes no sense"),
         (70, "<h", (1536,), "cannot be decoded as Nifti"),
     ],
 )
@@ -254,3 +267,23 @@ def test_complex_numbers(tmp_path):
 def test_other_formats_are_refused_with_the_known_ones(tmp_path, name, hint):
     (tmp_path / name).write_bytes(b"anything")
     assert hint in refusal_of(tmp_path / name, UnsupportedFormatError)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".tif", ".gif", ".ppm"]), st.data()
+)
+def test_changed_bytes_are_read_or_refused_and_nothing_else(tmp_path, suffix, data):
+    seed = tmp_path / f"seed{suffix}"
+    if not seed.exists():
+        if suffix in PICTURE_SUFFIXES:
+            Image.fromarray(ramp(9, 8, dtype=np.uint8)).save(seed)
+        else:
+            write_volume(seed, ramp(5, 6, 7))
+    content = bytearray(seed.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, min(len(content), 400) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"changed{suffix}"
+    path.write_bytes(content)
+    with suppress(CaseError):
+        read_image(path, spatial_dims=None, channels=None, case_id="c1")
