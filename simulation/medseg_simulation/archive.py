@@ -26,6 +26,8 @@ def unpack(archive: Path, folder: Path, *, largest_bytes: int) -> None:
                     _write(tar, member, target / path)
         except (tarfile.TarError, EOFError) as error:
             raise _refusal(archive, f"is not a whole tar archive ({error})") from None
+        if not any(target.iterdir()):
+            raise _refusal(archive, f"is not a whole tar archive of {folder.name}: it holds nothing")
 
 
 def _accepted(

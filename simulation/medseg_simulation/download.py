@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import medseg_core
 from medseg_core.errors import DownloadError
@@ -22,6 +21,7 @@ Progress = Callable[[int, int | None], None]  # bytes so far; bytes in all, wher
 TIMEOUT_S = 30.0  # without a byte from the server
 BLOCK_BYTES = 256 * 1024
 AGAIN = "Run the command again"
+_NUMBER = "[0-9]{1,18}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def download(url: str, partial: Path, *, largest_bytes: int, progress: Progress)
 
     Beside it, `partial` with `.version` names the version. Raises DownloadError, keeping what was received.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not re.match("https?://", url, re.IGNORECASE):
         raise DownloadError(url, "only http and https addresses are fetched", "Give another address.")
     version = partial.with_name(f"{partial.name}.version")
     held = partial.stat().st_size if partial.is_file() else 0
@@ -102,15 +102,20 @@ def _open(url: str, held: int, version: str) -> _Body:
 
 
 def _body(response: http.client.HTTPResponse) -> _Body:
-    """The answer's range, size and version."""
-    tag, date = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
-    version = tag if tag.startswith('"') else date  # a weak tag does not promise equal bytes
+    """The answer's range, size and version, each only if it is well formed."""
+    tag = re.fullmatch(
+        r'"[!-~]{1,128}"', response.headers.get("ETag", "")
+    )  # not weak: equal bytes, not equal sense
+    date = re.fullmatch(r"[ -~]{1,64}", response.headers.get("Last-Modified", ""))
+    version = (tag or date or [""])[0]
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        span = re.fullmatch(
+            rf"bytes ({_NUMBER})-{_NUMBER}/({_NUMBER}|\*)", response.headers.get("Content-Range", "")
+        )
         start, total = (int(span[1]), span[2]) if span else (-1, "*")
         return _Body(response, start, None if total == "*" else int(total), version)
-    length = response.headers.get("Content-Length", "")
-    return _Body(response, 0, int(length) if length.isdecimal() else None, version)
+    length = re.fullmatch(_NUMBER, response.headers.get("Content-Length", ""))
+    return _Body(response, 0, int(length[0]) if length else None, version)
 
 
 def _opener() -> urllib.request.OpenerDirector:

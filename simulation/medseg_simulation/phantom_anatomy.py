@@ -17,9 +17,10 @@ Tissue = Literal[
 Voxels = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
 Vector = tuple[float, float, float]
+Range = tuple[float | int, float | int]
 
 LABELS = {"organ": 1, "lesion": 2}
-LESIONS = (0.1, 0.4, 0.3, 0.2)  # chance of 0, 1, 2 and 3 lesions
+LESIONS = (0.06, 0.44, 0.3, 0.2)  # chance of 0, 1, 2 and 3 lesions
 ENDLESS = float("inf")  # radius of a tube along its axis
 
 
@@ -70,11 +71,11 @@ class Anatomy:
     off_centre_mm: Vector  # of the patient in the scanner
 
 
-def draw_waves(generator: np.random.Generator, shortest_mm: float, longest_mm: float) -> Waves:
-    """A random smooth function whose bumps are between two lengths."""
+def draw_waves(generator: np.random.Generator, lengths_mm: Range) -> Waves:
+    """A random smooth function made of waves of lengths within a range."""
     directions = generator.normal(size=(5, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    lengths = generator.uniform(shortest_mm, longest_mm, size=(5, 1))
+    lengths = generator.uniform(*lengths_mm, size=(5, 1))
     phases = generator.uniform(0, 2 * np.pi, size=5)
     return Waves((2 * np.pi / lengths * directions).astype(np.float32), phases.astype(np.float32))
 
@@ -84,12 +85,12 @@ def draw_anatomy(generator: np.random.Generator) -> Anatomy:
     width, depth = generator.uniform(37, 43), generator.uniform(30, 35)
     organ_at = _within(generator, (-18, -6), (-10, 3), (-8, 8))
     organ_radii = _within(generator, (14, 20), (12, 17), (15, 22))
-    organ = Shape("organ", organ_at, organ_radii, 0.09, draw_waves(generator, 28, 60))
+    organ = Shape("organ", organ_at, organ_radii, 0.09, draw_waves(generator, (28, 60)))
     return Anatomy(
         surroundings=(*_wall(width, depth), *_bowel(generator), *_spine(generator), *_neighbours(generator)),
         organ=organ,
         lesions=tuple(_lesion(organ, generator) for _ in range(generator.choice(len(LESIONS), p=LESIONS))),
-        posture=tuple(draw_waves(generator, 60, 140) for _ in range(3)),
+        posture=tuple(draw_waves(generator, (60, 140)) for _ in range(3)),
         off_centre_mm=_within(generator, (-8, 8), (-6, 6), (-10, 10)),
     )
 
@@ -125,8 +126,8 @@ def _paint(image: Voxels, share: Voxels, brightness: float) -> None:
 
 def _wall(width_mm: float, depth_mm: float) -> Sequence[Shape]:
     """Skin fat, muscle and the cavity within."""
-    rings: tuple[tuple[Tissue, float], ...] = (("fat", 0), ("muscle", 4), ("viscera", 8))
-    return [Shape(t, (0, 0, 0), (width_mm - inward, depth_mm - inward, ENDLESS)) for t, inward in rings]
+    rings: tuple[tuple[Tissue, float], ...] = (("fat", 0.0), ("muscle", 4.0), ("viscera", 8.0))
+    return [Shape(t, (0.0, 0.0, 0.0), (width_mm - inward, depth_mm - inward, ENDLESS)) for t, inward in rings]
 
 
 def _bowel(generator: np.random.Generator) -> Sequence[Shape]:
@@ -147,18 +148,18 @@ def _spine(generator: np.random.Generator) -> Sequence[Shape]:
     back = generator.uniform(17, 20)
     radius = generator.uniform(7, 9)
     vessels = [
-        Shape("vessel", (side * generator.uniform(4, 7), back - radius - 3, 0), (3, 3, ENDLESS))
+        Shape("vessel", (side * generator.uniform(4, 7), back - radius - 3, 0.0), (3.0, 3.0, ENDLESS))
         for side in (-1, 1)
     ]
-    bone = Shape("bone", (0, back, 0), (radius, radius - 1, ENDLESS))
-    marrow = Shape("marrow", (0, back, 0), (radius - 2, radius - 3, ENDLESS))
+    bone = Shape("bone", (0.0, back, 0.0), (radius, radius - 1, ENDLESS))
+    marrow = Shape("marrow", (0.0, back, 0.0), (radius - 2, radius - 3, ENDLESS))
     return [bone, marrow, *vessels]
 
 
 def _neighbours(generator: np.random.Generator) -> Sequence[Shape]:
     """A gland like the organ on the other side, cysts like lesions, and gas, all outside the organ."""
     at, radii = _within(generator, (17, 21), (-2, 6), (-6, 6)), _within(generator, (7, 10), (9, 12), (10, 16))
-    gland = Shape("gland", at, radii, 0.08, draw_waves(generator, 25, 50))
+    gland = Shape("gland", at, radii, 0.08, draw_waves(generator, (25, 50)))
     return [gland, *(_bubble(generator) for _ in range(generator.integers(3, 6)))]
 
 
@@ -169,7 +170,7 @@ def _bubble(generator: np.random.Generator) -> Shape:
     return Shape(tissue, _within(generator, (2, 22), (-20, -8), (-16, 16)), radii)
 
 
-def _within(generator: np.random.Generator, *ranges: tuple[float, float]) -> Vector:
+def _within(generator: np.random.Generator, *ranges: Range) -> Vector:
     """A random vector, uniform in a range for each of the three axes."""
     i, j, k = (generator.uniform(low, high) for low, high in ranges)
     return i, j, k
@@ -182,4 +183,4 @@ def _lesion(organ: Shape, generator: np.random.Generator) -> Shape:
     i, j, k = (c + o * r for c, o, r in zip(organ.centre_mm, offset.tolist(), organ.radii_mm, strict=True))
     radius = generator.uniform(5.5, 9)
     radii = _within(generator, *[(0.8 * radius, 1.2 * radius)] * 3)
-    return Shape("lesion", (i, j, k), radii, 0.12, draw_waves(generator, 12, 24))
+    return Shape("lesion", (i, j, k), radii, 0.12, draw_waves(generator, (12, 24)))

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from medseg_simulation.phantom_anatomy import Anatomy, Labels, Tissue, Vector, Voxels, draw_waves, sample
 
 # Brightness in a T1-weighted and in a T2-weighted image of about 1.5 T, relative to the brightest tissue. The
-# lesion is darker than the organ in the one and brighter in the other, as most liver lesions are.
+# lesion is darker than the organ in the one and brighter in the other.
 BRIGHTNESS: Mapping[Tissue, tuple[float, float]] = {
     "fat": (0.62, 0.36),
     "muscle": (0.30, 0.18),
@@ -41,10 +41,50 @@ class Scanner:
 
 
 SCANNERS = (
-    Scanner("Aster-15", 0.00, 1.0, 1000, 0.08, 0.03, 1.5, (1.0, 1.0, 1.5), (96, 96, 96)),
-    Scanner("Borea-30", 0.35, 0.7, 4095, 0.30, 0.03, 1.5, (0.9, 0.9, 2.0), (88, 80, 96)),
-    Scanner("Cirro-10", 0.10, 1.6, 255, 0.20, 0.05, 2.5, (1.25, 1.25, 1.25), (110, 100, 90)),
-    Scanner("Delta-15", 0.25, 1.2, 600, 0.12, 0.04, 2.0, (1.0, 1.0, 2.5), (104, 92, 95)),
+    Scanner(
+        name="Aster-15",
+        t2_weighting=0.0,
+        gamma=1.0,
+        full_scale=1000.0,
+        shading=0.08,
+        noise=0.03,
+        edge_mm=1.5,
+        voxel=(1.0, 1.0, 1.5),
+        field_mm=(96.0, 96.0, 96.0),
+    ),
+    Scanner(  # thick slices, much shading, and lesions that hardly differ from the organ
+        name="Borea-30",
+        t2_weighting=0.35,
+        gamma=0.7,
+        full_scale=4095.0,
+        shading=0.30,
+        noise=0.03,
+        edge_mm=1.5,
+        voxel=(0.9, 0.9, 2.0),
+        field_mm=(88.0, 80.0, 96.0),
+    ),
+    Scanner(  # coarse and noisy, hard contrast
+        name="Cirro-10",
+        t2_weighting=0.1,
+        gamma=1.6,
+        full_scale=255.0,
+        shading=0.20,
+        noise=0.05,
+        edge_mm=2.5,
+        voxel=(1.25, 1.25, 1.25),
+        field_mm=(110.0, 100.0, 90.0),
+    ),
+    Scanner(  # thickest slices
+        name="Delta-15",
+        t2_weighting=0.25,
+        gamma=1.2,
+        full_scale=600.0,
+        shading=0.12,
+        noise=0.04,
+        edge_mm=2.0,
+        voxel=(1.0, 1.0, 2.5),
+        field_mm=(104.0, 92.0, 95.0),
+    ),
 )
 
 
@@ -71,7 +111,7 @@ def scan(
     image *= 1 + 0.04 * _grain(image.shape, spacing_mm, generator)
     image = _blurred(image, scanner, spacing_mm)
     image = np.clip(image, 0, None) ** np.float32(scanner.gamma)
-    image *= np.exp(np.float32(scanner.shading) * draw_waves(generator, 110, 200).at(points))
+    image *= np.exp(np.float32(scanner.shading) * draw_waves(generator, (110, 200)).at(points))
     real, imaginary = scanner.noise * generator.standard_normal((2, *image.shape), dtype=np.float32)
     magnitude = np.hypot(image + real, imaginary)  # Rician, as in magnitude MR images
     return magnitude * np.float32(scanner.full_scale * generator.uniform(0.85, 1.15)), labels

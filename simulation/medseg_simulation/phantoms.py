@@ -50,7 +50,7 @@ class PhantomSettings:
     @property
     def reference_mm(self) -> float:
         """In-plane voxel size of the first scanner."""
-        return self.voxel_mm or {2: 1.0, 3: 2.0}[self.spatial_dims]
+        return {2: 1.0, 3: 2.0}[self.spatial_dims] if self.voxel_mm is None else self.voxel_mm
 
 
 def write_phantoms(out: Path, settings: PhantomSettings) -> Path:
