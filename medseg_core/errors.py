@@ -296,7 +296,7 @@ class FaultyCasesError(DataError):
         listed = "\n".join(f"  {fault}" for fault in self.faults[: self.SHOWN])
         more = f"\n  and {len(self.faults) - self.SHOWN} more" if len(self.faults) > self.SHOWN else ""
         super().__init__(
-            f"{len(self.faults)} of {total} cases cannot be used; mend them or take them out of the manifest:\n{listed}{more}"
+            f"{len(self.faults)} of {total} cases cannot be used; mend them or leave them out:\n{listed}{more}"
         )
 
 
@@ -317,6 +317,22 @@ class OutputExistsError(StorageError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is there already, and is left as it is. Choose another --out, or move it away.")
+
+
+class SameOutputError(DataError):
+    """Two images would be segmented into one file."""
+
+    def __init__(self, first: Path, second: Path, name: str) -> None:
+        super().__init__(
+            f"{first} and {second} would both be segmented into {name}. Segment them into different folders."
+        )
+
+
+class NothingToScoreError(DataError):
+    """A data set holds no case with a label."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(f"{data} names no label for any case. Scores need the truth: use predict, or add labels.")
 
 
 class SegmentationMemoryError(RunError):

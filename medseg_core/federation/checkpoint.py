@@ -4,7 +4,6 @@
 `state.json` and `manifest.json` with the SHA-256 of the others. It is written beside, flushed and renamed.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from medseg_core.federation.algorithms.base import ServerState, frozen
 from medseg_core.federation.codec import encode_tensors, read_tensors
 from medseg_core.federation.update import Tensors
 from medseg_core.files import sha256_of, sync_folder, write_synced
+from medseg_core.learning.identity import global_sha256
 
 KEEP = 2  # the newest, and the one before in case a disk damages it
 _MANIFEST = "manifest.json"
@@ -50,15 +50,6 @@ class Checkpoint:
     state: ServerState
     record: dict[str, Any]
     global_sha256: str
-
-
-def global_sha256(weights: Tensors) -> str:
-    """Identity of a global model: SHA-256 over names, shapes and little-endian bytes, names in order."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name}\x00{list(weights[name].shape)}\x00".encode())
-        digest.update(weights[name].astype("<f4", copy=False).tobytes())
-    return digest.hexdigest()
 
 
 def save_checkpoint(folder: Path, state: ServerState, record: Mapping[str, Any]) -> Path:

@@ -1,15 +1,21 @@
 """`medseg-simulate`: the command line of the researcher."""
 
 import sys
+from typing import Annotated
 
 import click
 import typer
 
 from medseg_core.errors import MedsegError
+from medseg_core.version import version_text
 from medseg_simulation.commands.check import check
 from medseg_simulation.commands.demo import demo
+from medseg_simulation.commands.evaluate import evaluate
 from medseg_simulation.commands.fetch import fetch
 from medseg_simulation.commands.phantoms import phantoms
+from medseg_simulation.commands.predict import predict
+from medseg_simulation.commands.presets import presets
+from medseg_simulation.commands.report import report
 from medseg_simulation.commands.run import run
 
 app = typer.Typer(
@@ -18,12 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, run, check, phantoms, fetch):
+for command in (demo, run, predict, evaluate, report, presets, check, phantoms, fetch):
     app.command()(command)
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"medseg-simulate {version_text()}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show version and commit."),
+    ] = False,
+) -> None:
     pass
 
 

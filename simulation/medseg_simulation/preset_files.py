@@ -1,6 +1,7 @@
 """Experiments that come with the package, by name."""
 
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 
 from medseg_core.config import Experiment, read_experiment
@@ -19,3 +20,10 @@ def read_preset(name: str) -> Experiment:
     if name not in preset_names():
         raise UnknownPresetError(name, preset_names())
     return read_experiment(_FOLDER / f"{name}.toml")
+
+
+def describe_preset(name: str) -> str:
+    """What a preset is for: the comment that its file begins with. Raises UnknownPresetError."""
+    read_preset(name)
+    lines = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))

@@ -10,12 +10,12 @@ from medseg_core.errors import CheckpointError, StorageError, UnusableFolderErro
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import (
     Checkpoint,
-    global_sha256,
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
+from medseg_core.learning.identity import global_sha256
 
 FILES = ["manifest.json", "memory.safetensors", "state.json", "weights.safetensors"]
 
