@@ -7,6 +7,7 @@ the run is escaped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def _pictures(cases: Sequence[CaseScores], folder: Path) -> dict[str, list[Pictu
     return {site: pictures for site, pictures in found.items() if pictures}
 
 
+@cache
 def _template() -> Any:
     """The template with the filters that it uses; every value is escaped, a missing one is an error."""
     environment = Environment(

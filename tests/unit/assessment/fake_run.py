@@ -45,8 +45,12 @@ def write_run(
     dims: int = 3,
     folds: int | None = None,
     overlays: bool = True,
+    cases: int = 6,
 ) -> dict[str, Any]:
-    """Write experiment.toml, summary.json, cases.json and overlays; returns the summary."""
+    """Write experiment.toml, summary.json, cases.json and overlays; returns the summary.
+
+    The first site has `cases` test cases, two a patient; each further one two less, down to one patient.
+    """
     rng = np.random.default_rng(4)
     experiment = make_experiment(labels, dims, folds)
     names = ["global", *(["pooled", *(f"local:{site}" for site in sites)] if baselines else [])]
@@ -54,7 +58,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     for number, site in enumerate(sites):
         drawn = {}
-        for n in range(max(3, 8 - 2 * number)):
+        for n in range(max(2, cases - 2 * number)):
             case = (f"{site[:3]}{number}_{n:03d}".replace("/", "-"), f"P{number}{n // 2}", site)
             truth = _truth(rng, labels)
             for name in names:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 import pytest
@@ -74,10 +75,9 @@ def test_the_axis_holds_every_interval_between_round_values(run):
     forest = build_forest(summary, models, find_gains(summary, models, samples=50), samples=50)
 
     marks = [mark for row in (*forest.sites, forest.overall) for mark in row.marks]
+    values = [value for mark in marks for value in (mark.low, mark.dice, mark.high) if value is not None]
     assert len(marks) == 12
-    assert all(
-        0 <= forest.axis.at(value) <= 100 for mark in marks for value in (mark.low, mark.dice, mark.high)
-    )
+    assert all(0 <= forest.axis.at(value) <= 100 for value in values)
     assert (forest.axis.at(forest.axis.ticks[0]), forest.axis.at(forest.axis.ticks[-1])) == (0, 100)
     assert 2 <= len(forest.axis.ticks) <= 8
 
@@ -184,6 +184,25 @@ def test_what_is_not_annotated_is_not_outlined(tmp_path):
 
     assert (overlay.truth, overlay.prediction) == ("", "")
     assert (overlay.width, overlay.height) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "pickled", "shapes differ", "no aspect", "four channels", "text"]
+)
+def test_a_damaged_picture_is_no_picture(tmp_path, damage):
+    path, square = tmp_path / "a.npz", np.zeros((6, 6), np.uint8)
+    arrays = {"image": square, "truth": square, "prediction": square, "aspect": 1.0}
+    arrays |= {
+        "pickled": {"image": np.array([{}], dtype=object)},
+        "shapes differ": {"truth": np.zeros((6, 5), np.uint8)},
+        "no aspect": {"aspect": math.nan},
+        "four channels": {"image": np.zeros((6, 6, 4), np.uint8)},
+    }.get(damage, {})
+    np.savez(path, **arrays)
+    if damage in ("truncated", "text"):
+        path.write_bytes(path.read_bytes()[:200] if damage == "truncated" else b"hello")
+
+    assert read_overlay(path) is None
 
 
 def test_thin_structures_are_told_from_solid_ones(tmp_path):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg_core.assessment.metrics import METRICS, LabelScores
@@ -109,6 +109,7 @@ def test_a_site_computes_for_itself_the_interval_that_the_coordinator_computes()
     assert alone["sites"]["A"] == joined["sites"]["A"]
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.permutations([case(f"{n}", n / 12, site="AB"[n % 2], patient=str(n // 3)) for n in range(12)]))
 def test_the_order_of_cases_changes_no_interval(cases):
     reference = summarise(sorted(cases, key=lambda c: c.case_id), seed=0, samples=50)
@@ -144,10 +145,10 @@ def test_two_thousand_draws_of_two_hundred_patients_take_milliseconds():
     values = [c.dice for c in cases]
     patient_interval(cases, values, samples=10, rng=np.random.default_rng(0))
 
-    start = time.perf_counter()
+    start = time.process_time()
     patient_interval(cases, values, samples=2000, rng=np.random.default_rng(0))
 
-    assert time.perf_counter() - start < 0.25  # about 0.01 s; the margin is for a busy machine
+    assert time.process_time() - start < 0.1  # about 0.01 s
 
 
 def test_cases_survive_the_file(tmp_path):

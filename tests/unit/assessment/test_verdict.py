@@ -58,7 +58,7 @@ def test_cautions_name_losers_few_patients_absences_and_virtual_sites(summary):
     text = "\n".join(judge(summary, gains).cautions).replace("\u2068", "").replace("\u2069", "")
 
     assert "The shared model scores below the site's own at Basel (−0.020)." in text
-    assert "Fewer than 10 test patients at Aarhus (4) and Basel (3)" in text
+    assert "Fewer than 10 test patients at Aarhus (3) and Basel (2)" in text
     assert "Rounds missed, of 16: Basel 2." in text
     assert "The sites are virtual: one data set was divided (quantity)." in text
     assert "repeat the run with other seeds" in text
