@@ -36,7 +36,9 @@ def draw_learning_curves(summary: Summary) -> str:
                 _draw(axes, model, [_values(line, key) for line in lines])
         _mark_best(dice, summary)
         if dice.has_data():
-            dice.legend(frameon=False, loc="lower right", handlelength=2.4)
+            dice.legend(
+                loc="lower right", handlelength=2.4, edgecolor="none", facecolor="white", framealpha=0.85
+            )
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
