@@ -1,5 +1,7 @@
 """A whole simulation: prepare the data, run every fold, write what a person and a program read."""
 
+import importlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +69,8 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     folder = RunStore(place.out)
     folder.open(experiment, run=place.out.name, resume=place.resume)
     folder.event("started", version=medseg_core.__version__)
+    # MONAI takes seconds to import: beside the reading of cases, which runs mostly outside the interpreter.
+    threading.Thread(target=importlib.import_module, args=("monai.networks.nets",), daemon=True).start()
     watch.on_stage("reading and checking cases")
     sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
     for warning in sites.warnings:

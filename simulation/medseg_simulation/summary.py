@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import medseg_core
-from medseg_core.assessment.scores import CaseScores, by_site, mean_scores, summarise
+from medseg_core.assessment.scores import CaseScores, by_site, mean_scores, own_site_cases, summarise
 from medseg_core.config import Experiment, experiment_sha256
 from medseg_server.rounds import Trained
 from medseg_simulation.fold import FoldResult
@@ -60,17 +60,6 @@ def summarise_run(
         "participation": per_fold([_participation(result.trained["global"]) for result in results]),
         "cost": _cost(results),
     }
-
-
-def own_site_cases(models: Mapping[str, Sequence[CaseScores]]) -> list[CaseScores]:
-    """Each case as scored by the model of its own site."""
-    return [
-        case
-        for name, cases in models.items()
-        if name.startswith("local:")
-        for case in cases
-        if case.site == name.removeprefix("local:")
-    ]
 
 
 def _best(trained: Trained) -> dict[str, Any]:

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medseg_core.assessment.scores import by_site, paired_difference, read_cases
-from medseg_simulation.summary import own_site_cases
+from medseg_core.assessment.scores import by_site, own_site_cases, paired_difference, read_cases
 
 OPTIONS = {
     "hippocampus": ["--baselines", "pooled"],
