@@ -1,5 +1,7 @@
 """Small experiments, cases, sites and federations in memory, for tests of whole paths."""
 
+import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,8 @@ from medseg_core.federation.codec import encode_tensors
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 from medseg_core.types import Case, Geometry
-from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
-from medseg_core.wire.header import Header, new_nonce, refusal_to, reply_to
+from medseg_core.wire.header import Header, new_nonce, reply_to
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run
 from medseg_server.run_store import RunStore
@@ -119,6 +120,13 @@ def _raise(error: Exception) -> None:
 
 def initial_weights(experiment: Experiment, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
     """Weights of the experiment's network."""
+    return dict(_initial_weights(experiment.model_dump_json(include={"task", "model"}), seed))
+
+
+@functools.cache
+def _initial_weights(sections: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
+    document = {**json.loads(sections), "training": {"patch_size": [16, 16]}}
+    experiment = Experiment.model_validate(document)
     return get_weights(build_network(experiment.task, experiment.model, seed=seed))
 
 
@@ -158,12 +166,12 @@ def opened(data: bytes) -> Envelope:
     return Envelope.from_bytes(data, max_bytes=1 << 30)
 
 
-Answering = Callable[[Envelope], bytes | None]
+Answering = Callable[[Envelope], bytes | list[bytes] | None]  # one delivery, several, silence
 
 
 @dataclass
 class ScriptedTransport:
-    """Sites that answer with a function each; None is silence. Everything sent is kept in `sent`."""
+    """Sites that answer with a function each. Everything sent is kept in `sent`."""
 
     answers: Mapping[str, Answering]
     order: Callable[[list[str]], list[str]] = sorted
@@ -178,8 +186,9 @@ class ScriptedTransport:
             request = opened(requests[site])
             self.sent.append(request)
             reply = self.answers[site](request)
-            if reply is not None:
-                yield Delivery(site, reply)
+            for delivery in reply if isinstance(reply, list) else [reply]:
+                if delivery is not None:
+                    yield Delivery(site, delivery)
 
 
 def scripted_site(
@@ -203,17 +212,6 @@ def scripted_site(
             case _:
                 reply = reply_to(header, counts=counts)
         return seal(reply, payload, site_key(site)).to_bytes()
-
-    return answer
-
-
-def refusing(site: str, code: RefusalCode, *, answering: Answering, at_round: int) -> Answering:
-    """As `answering`, but training of one round is refused."""
-
-    def answer(request: Envelope) -> bytes | None:
-        if request.header.kind == "train" and request.header.round == at_round:
-            return seal(refusal_to(request.header, code), b"", site_key(site)).to_bytes()
-        return answering(request)
 
     return answer
 

@@ -160,11 +160,9 @@ def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) 
 def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
     """A stored case, or None where it is absent or damaged; a damaged one is removed."""
     try:
-        text = (folder / "case.json").read_bytes()
-    except OSError:
-        return None
-    try:
-        record = json.loads(text)
+        if not folder.is_dir():
+            return None
+        record = json.loads((folder / "case.json").read_bytes())
         prepared = PreprocessedCase(
             case=case,
             **_map_arrays(folder / "arrays.safetensors"),
@@ -173,7 +171,7 @@ def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] 
             label_voxels=tuple(record["label_voxels"]),
         )
         warnings = tuple(record["warnings"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError):
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return prepared, warnings
@@ -199,6 +197,6 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _geometry(record: dict[str, list[float] | None]) -> Geometry:
+def _geometry(record: dict[str, list[Any] | None]) -> Geometry:
     """A Geometry from its JSON form."""
     return Geometry(**{name: None if v is None else tuple(v) for name, v in record.items()})  # type: ignore[arg-type]

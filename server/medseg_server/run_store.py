@@ -63,7 +63,7 @@ class RunStore:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if record.get("event") == name:
+            if isinstance(record, dict) and record.get("event") == name:
                 found.append(record)
         return found
 
