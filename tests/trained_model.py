@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builders import initial_weights, make_experiment
+from builders import make_experiment
 
 from medseg_core.config import Experiment, experiment_sha256
 from medseg_core.learning.model_package import write_model
+from medseg_core.learning.networks import build_network
+from medseg_core.learning.weights import Weights, get_weights
 
 SCORES = {
     "dice": 0.8,
@@ -48,6 +50,11 @@ def make_summary(experiment: Experiment, **changes: Any) -> dict[str, Any]:
         "local": None,
     }
     return document | changes
+
+
+def initial_weights(experiment: Experiment, seed: int = 0) -> Weights:
+    """Weights of the experiment's network before any training."""
+    return get_weights(build_network(experiment.task, experiment.model, seed=seed))
 
 
 def write_trained(folder: Path, *, seed: int = 0, **sections: Mapping[str, Any]) -> Experiment:

@@ -51,7 +51,7 @@ def image_case(images: Sequence[Path]) -> Case:
 def segment_files(
     model: LoadedModel, cases: Sequence[Case], folder: Path, *, on_case: Callable[[], None] = lambda: None
 ) -> tuple[DataError, ...]:
-    """Segment each case into `folder`, with a list `predictions.json`; returns the faults of cases that do not serve.
+    """Segment each case into `folder`, with a list `predictions.json`; returns the faults of those that do not serve.
 
     A file is written whole or not at all, and replaces none: raises OutputExistsError, SameOutputError before
     anything is computed. Raises UnusableFolderError, SegmentationMemoryError.
@@ -60,7 +60,6 @@ def segment_files(
     faults: list[DataError] = []
     done: list[dict[str, Any]] = []
     _require_new(cases, folder, task)
-    _write_list(folder, model, done)
     for case in cases:
         try:
             found = segment_case(model, case)

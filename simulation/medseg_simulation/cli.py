@@ -28,10 +28,11 @@ for command in (demo, run, predict, evaluate, report, presets, check, phantoms, 
     app.command()(command)
 
 
-def _show_version(is_asked: bool) -> None:
+def _show_version(is_asked: bool) -> bool:
     if is_asked:
         typer.echo(f"medseg-simulate {version_text()}")
         raise typer.Exit
+    return is_asked
 
 
 @app.callback()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import initial_weights, make_experiment
-from trained_model import make_summary, write_trained
+from builders import make_experiment
+from trained_model import initial_weights, make_summary, write_trained
 
 from medseg_core.config import experiment_sha256
 from medseg_core.errors import ModelFolderError, UnusableFolderError
