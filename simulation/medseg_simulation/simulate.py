@@ -69,8 +69,7 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     folder = RunStore(place.out)
     folder.open(experiment, run=place.out.name, resume=place.resume)
     folder.event("started", version=medseg_core.__version__)
-    # MONAI takes seconds to import: beside the reading of cases, which runs mostly outside the interpreter.
-    threading.Thread(target=importlib.import_module, args=("monai.networks.nets",), daemon=True).start()
+    threading.Thread(target=_import_slow_modules, daemon=True).start()
     watch.on_stage("reading and checking cases")
     sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
     for warning in sites.warnings:
@@ -78,6 +77,15 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
     watch.on_stage("writing the report")
     return _write(experiment, place, results)
+
+
+def _import_slow_modules() -> None:
+    """Seconds of imports beside the reading of cases, which runs mostly outside the interpreter.
+
+    The first optimiser of a process imports `torch._dynamo` (torch 2.4 to 2.13), the first network MONAI.
+    """
+    for module in ("torch._dynamo", "monai.networks.nets"):
+        importlib.import_module(module)
 
 
 def check_patch_size(experiment: Experiment) -> None:
