@@ -1,0 +1,87 @@
+"""Names of files, and what is said when memory runs out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import make_experiment
+from PIL import Image
+from trained_model import write_trained
+
+from medseg_core.errors import SegmentationMemoryError
+from medseg_core.learning import file_prediction
+from medseg_core.learning.file_prediction import image_case, output_name, segment_case, segment_files
+from medseg_core.learning.model_package import read_model
+
+
+@pytest.mark.parametrize(
+    ("image", "dims", "written"),
+    [
+        ("scan.nii.gz", 3, "scan_segmentation.nii.gz"),
+        ("Scan 1.NII.GZ", 3, "Scan 1_segmentation.nii.gz"),
+        ("a.b.mha", 3, "a.b_segmentation.nii.gz"),
+        ("slice.nrrd", 2, "slice_segmentation.nii.gz"),
+        ("eye.JPG", 2, "eye_segmentation.png"),
+        ("stack.tiff", 3, "stack_segmentation.tif"),
+        (".png", 2, ".png_segmentation.png"),
+    ],
+)
+def test_the_segmentation_is_named_after_the_image(image, dims, written):
+    task = make_experiment(task={"spatial_dims": dims}, training={"patch_size": [16] * dims}).task
+
+    assert output_name(image_case([Path("folder") / image]), task) == written
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(300, dtype=np.uint16).astype(np.uint8).reshape(15, 20)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_a_sentence_with_a_remedy(tmp_path, monkeypatch, picture, error):
+    write_trained(tmp_path / "model")
+
+    def segment(*_):
+        raise error
+
+    monkeypatch.setattr(file_prediction, "segment_original", segment)
+
+    with pytest.raises(
+        SegmentationMemoryError, match=r"case a: out of memory on cpu .* 20x15 voxels\. Use --device"
+    ):
+        segment_case(read_model(tmp_path / "model"), image_case([picture]))
+
+
+def test_other_faults_of_torch_are_not_called_lack_of_memory(tmp_path, monkeypatch, picture):
+    write_trained(tmp_path / "model")
+
+    def segment(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(file_prediction, "segment_original", segment)
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        segment_case(read_model(tmp_path / "model"), image_case([picture]))
+
+
+def test_progress_is_told_for_every_case_faulty_ones_too(tmp_path, picture):
+    write_trained(tmp_path / "model")
+    told = []
+    cases = [image_case([picture]), image_case([tmp_path / "missing.png"])]
+
+    faults = segment_files(
+        read_model(tmp_path / "model"), cases, tmp_path / "out", on_case=lambda: told.append(1)
+    )
+
+    assert (len(told), len(faults)) == (2, 1)
