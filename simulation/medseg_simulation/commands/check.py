@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
+from medseg_core.config import Task, read_experiment
+from medseg_core.errors import ExperimentFileError
 from medseg_simulation.commands.options import takes
 from medseg_simulation.preset_files import read_preset
 
@@ -16,8 +19,12 @@ class CheckOptions:
     """Which data, and for which task."""
 
     data: Annotated[Path, typer.Argument(help="Folder with the images, or its manifest.csv.")]
-    preset: Annotated[str | None, typer.Option(help="Check against this preset's task; see `presets`.")] = None
-    experiment: Annotated[Path | None, typer.Option(help="Check against this experiment file's task.")] = None
+    preset: Annotated[
+        str | None, typer.Option(help="Check against the task of this preset; see `presets`.")
+    ] = None
+    experiment: Annotated[
+        Path | None, typer.Option(help="Check against the task of this experiment file.")
+    ] = None
 
 
 @takes(CheckOptions)
@@ -26,14 +33,21 @@ def check(options: CheckOptions) -> None:
     from medseg_core.cohort.checks import check_cohort  # SimpleITK: only when needed
     from medseg_core.cohort.manifest import read_cohort
     from medseg_core.cohort.tables import render_check
-    from medseg_core.config import read_experiment
 
-    task = None
-    if options.experiment is not None:
-        task = read_experiment(options.experiment).task
-    elif options.preset is not None:
-        task = read_preset(options.preset).task
-    report = check_cohort(read_cohort(options.data, task), task)
+    task = _task_of(options)
+    cohort = read_cohort(options.data, task)
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("cases", total=len(cohort.cases))
+        report = check_cohort(cohort, task, on_case=lambda: progress.advance(bar))
     Console().print(render_check(report))
     if not report.is_sound:
         raise typer.Exit(1)
+
+
+def _task_of(options: CheckOptions) -> Task | None:
+    """The task to check against; None shows the data as they are. Raises ExperimentFileError, UnknownPresetError."""
+    if options.experiment is not None and options.preset is not None:
+        raise ExperimentFileError("check", ["give --preset or --experiment, not both"])
+    if options.experiment is not None:
+        return read_experiment(options.experiment).task
+    return None if options.preset is None else read_preset(options.preset).task

@@ -16,9 +16,9 @@ from medseg_simulation.preset_files import read_preset
 class DemoOptions:
     """Where the demonstration goes."""
 
-    out: Annotated[Path, typer.Option(help="Folder for phantoms and run; a folder of an earlier demo is replaced.")] = (
-        Path("demo")
-    )
+    out: Annotated[
+        Path, typer.Option(help="Folder for phantoms and run; a folder of an earlier demo is replaced.")
+    ] = Path("demo")
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
 
 
@@ -33,6 +33,7 @@ def demo(options: DemoOptions) -> None:
             shutil.rmtree(folder)
     typer.echo("making phantoms of 4 hospitals", err=True)
     write_phantoms(data, PhantomSettings())
-    start(read_preset("phantom"), RunOptions(data=data, out=out, device=options.device, cache=options.out / "cache"))
-
-
+    start(
+        read_preset("phantom"),
+        RunOptions(data=data, out=out, device=options.device, cache=options.out / "cache"),
+    )

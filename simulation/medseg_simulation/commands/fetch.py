@@ -20,9 +20,11 @@ class DataSetName(StrEnum):
 class FetchOptions:
     """What to download, and where to."""
 
-    name: Annotated[DataSetName, typer.Argument(help="Public data set.")]
-    out: Annotated[Path, typer.Option(help="Folder to put it in; an interrupted download there is continued.")]
-    url: Annotated[str | None, typer.Option(help="A mirror of the archive.")] = None
+    name: Annotated[DataSetName, typer.Argument(metavar="NAME", help="Public data set: hippocampus.")]
+    out: Annotated[
+        Path, typer.Option(help="Folder to put it in; an interrupted download there is continued.")
+    ]
+    url: Annotated[str | None, typer.Option(help="Address of a mirror; its file must be the same.")] = None
 
 
 @takes(FetchOptions)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
+from typer.models import ParameterInfo
+
 Options = TypeVar("Options")
 
 
@@ -16,6 +18,8 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
             command(options(**values))
 
         hints = get_type_hints(options, include_extras=True)
+        for hint in hints.values():
+            _without_environment(hint)
         parameters = [
             inspect.Parameter(
                 field.name,
@@ -31,3 +35,10 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
         return wrapped
 
     return decorate
+
+
+def _without_environment(hint: Any) -> None:
+    """Keep messages about an option free of `(env var: 'None')`, which click 8.2 adds: no option is read from there."""
+    for told in getattr(hint, "__metadata__", ()):
+        if isinstance(told, ParameterInfo):
+            told.show_envvar = False

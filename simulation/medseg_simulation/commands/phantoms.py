@@ -29,4 +29,6 @@ def phantoms(options: PhantomOptions) -> None:
         sites=options.sites, cases=options.cases, spatial_dims=options.spatial_dims, seed=options.seed
     )
     folder = write_phantoms(options.out, settings)
-    typer.echo(f"{settings.sites * settings.cases} cases of {settings.sites} hospitals: {folder / 'manifest.csv'}")
+    typer.echo(
+        f"{settings.sites * settings.cases} cases of {settings.sites} hospitals: {folder / 'manifest.csv'}"
+    )

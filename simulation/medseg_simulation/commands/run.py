@@ -14,6 +14,8 @@ from medseg_simulation.commands.options import takes
 from medseg_simulation.commands.progress import watch_terminal
 from medseg_simulation.preset_files import preset_names, read_preset
 
+INSTEAD = "In place of what the experiment says"  # heading of these options in --help
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -21,36 +23,52 @@ class RunOptions:
 
     data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")]
     out: Annotated[Path, typer.Option(help="Folder for the run: scores, report, model, checkpoints.")]
-    experiment: Annotated[Path | None, typer.Argument(help="Experiment file (TOML).")] = None
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[EXPERIMENT.toml]", help="Experiment file: what to train, and how. Or give --preset."
+        ),
+    ] = None
     preset: Annotated[
         str | None, typer.Option(help="A preset instead of an experiment file; see `presets`.")
     ] = None
-    sites: Annotated[int | None, typer.Option(help="Number of virtual sites for artificial partitions.")] = (
-        None
-    )
+    sites: Annotated[
+        int | None,
+        typer.Option(help="Number of sites for iid, quantity and dirichlet.", rich_help_panel=INSTEAD),
+    ] = None
     partition: Annotated[
-        str | None, typer.Option(help="natural, iid, quantity, dirichlet or attribute:NAME.")
+        str | None,
+        typer.Option(help="natural, iid, quantity, dirichlet or attribute:NAME.", rich_help_panel=INSTEAD),
     ] = None
-    algorithm: Annotated[str | None, typer.Option(help="fedavg or fedprox.")] = None
-    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None
-    local_epochs: Annotated[
-        int | None, typer.Option(help="Passes over a site's training cases each round.")
-    ] = None
-    baselines: Annotated[str | None, typer.Option(help="local, pooled or local,pooled; none for none.")] = (
+    algorithm: Annotated[str | None, typer.Option(help="fedavg or fedprox.", rich_help_panel=INSTEAD)] = None
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.", rich_help_panel=INSTEAD)] = (
         None
     )
-    folds: Annotated[
-        int | None, typer.Option(help="Cross-validation: test every patient once in K folds.")
+    local_epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over a site's training cases each round.", rich_help_panel=INSTEAD),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="local, pooled or local,pooled; none for none.", rich_help_panel=INSTEAD),
+    ] = None
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Cross-validation: test every patient once in K folds.", rich_help_panel=INSTEAD),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=INSTEAD)] = (
+        None
+    )
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     cache: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="Folder for preprocessed cases; safe to delete.", show_default="the user's cache folder"
         ),
-    ] = Path(platformdirs.user_cache_dir("medseg")) / "cases"
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False
+    ] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; start it if there is none.")
+    ] = False
     json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of a table.")] = False
 
 
@@ -65,7 +83,8 @@ def start(experiment: Experiment, options: RunOptions) -> None:
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_simulation.simulate import Place, simulate
 
-    place = Place(options.data, options.out, options.cache, choose_device(options.device), options.resume)
+    cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
+    place = Place(options.data, options.out, cache, choose_device(options.device), options.resume)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
     if options.json:
@@ -83,7 +102,13 @@ def requested_experiment(options: RunOptions) -> Experiment:
     document = chosen.model_dump(mode="json", exclude_none=True)
     for section, changes in _changes(options).items():
         document[section] |= {key: value for key, value in changes.items() if value is not None}
-    return parse_experiment(document, source=str(options.experiment or f"preset {options.preset}"))
+    changed = parse_experiment(document, source="command line")
+    partition = changed.simulation.partition
+    if options.sites is not None and (partition == "natural" or partition.startswith("attribute:")):
+        typer.echo(
+            f"warning: --sites is not used: partition {partition} has the sites that the data name", err=True
+        )
+    return changed
 
 
 def _changes(options: RunOptions) -> dict[str, dict[str, Any]]:
