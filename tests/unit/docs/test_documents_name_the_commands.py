@@ -1,0 +1,95 @@
+"""Commands and options: each has help, stands in the guide, and no document asks for one that is not there."""
+
+import re
+
+import click
+import pytest
+import typer.main
+from documents import GUIDE, README, ROOT, blocks
+
+from medseg_simulation.cli import app
+
+ROOT_COMMAND = typer.main.get_command(app)
+COMMANDS = ROOT_COMMAND.commands
+PARAMETERS = {
+    f"{name} {parameter.name}": parameter
+    for name, command in {"": ROOT_COMMAND, **COMMANDS}.items()
+    for parameter in command.params
+}
+DOCUMENTS = {"guide": GUIDE, "readme": README}
+
+
+def documented_calls():
+    """Every `medseg-simulate ...` in a block of a document."""
+    for name, path in DOCUMENTS.items():
+        for block in blocks(path, "sh"):
+            for program, *words in block.commands:
+                if program == "medseg-simulate":
+                    yield pytest.param(words, id=f"{name}: {' '.join(words)}"[:60])
+
+
+def makefile_targets():
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_what_it_does(name):
+    assert COMMANDS[name].help.strip().endswith(".")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_an_option_says_what_it_does(name):
+    assert PARAMETERS[name].help.strip().endswith(".")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_guide_shows_a_call_of_the_command(name):
+    assert name in {words[0] for b in blocks(GUIDE, "sh") for _, *words in b.commands if words}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_guide_names_the_option(name):
+    parameter = PARAMETERS[name]
+    if isinstance(parameter, click.Option):
+        assert re.search(rf"(?<![\w-]){parameter.opts[0]}(?![\w-])", GUIDE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("words", list(documented_calls()))
+def test_what_a_document_calls_is_there(words):
+    if words == ["--version"]:
+        return
+    command = ROOT_COMMAND.commands[words[0]]
+    command.make_context(words[0], list(words[1:]))  # raises where an option or a value is not there
+
+
+@pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_what_a_document_makes_is_there(path):
+    made = {words[1] for block in blocks(path, "sh") for words in block.commands if words[0] == "make"}
+
+    assert made
+    assert made <= makefile_targets()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_every_option_that_a_document_names_is_one(path):
+    text = path.read_text(encoding="utf-8")
+    foreign = {
+        "--constraint",
+        "--help",
+        "--logdir",
+        "--config_file",
+        "--bundle_root",
+        "--dataset_dir",
+        "--output_dir",
+    }
+
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - foreign
+
+    assert named <= {option for parameter in PARAMETERS.values() for option in parameter.opts}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_every_file_that_a_document_links_is_there(path):
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (path.parent / link).exists()] == []
