@@ -18,6 +18,8 @@ from medseg_simulation.commands.presets import presets
 from medseg_simulation.commands.report import report
 from medseg_simulation.commands.run import run
 
+INTERRUPTED = 130  # 128 and SIGINT, as shells count; typer turns Ctrl-C into it
+
 app = typer.Typer(
     help="Would federation work on my data? Federated against local and pooled training, on one machine.",
     no_args_is_help=True,
@@ -55,7 +57,9 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        code = _say("stopped; what is finished is kept. Go on with --resume.", 130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _say("stopped" + ("; finished rounds are kept. Go on with --resume." if sys.argv[1:2] == ["run"] else ""), code)
     raise SystemExit(code or 0)
 
 

@@ -1,9 +1,9 @@
 """A whole simulation: prepare the data, run every fold, write what a person and a program read."""
 
 import importlib
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -69,9 +69,11 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     folder = RunStore(place.out)
     folder.open(experiment, run=place.out.name, resume=place.resume)
     folder.event("started", version=medseg_core.__version__)
-    threading.Thread(target=_import_slow_modules, daemon=True).start()
     watch.on_stage("reading and checking cases")
-    sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
+    with ThreadPoolExecutor(1) as pool:
+        slow_imports = pool.submit(_import_slow_modules)
+        sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
+        slow_imports.result()  # MONAI must not be imported from two threads at a time
     for warning in sites.warnings:
         watch.on_warning(warning)
     results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
