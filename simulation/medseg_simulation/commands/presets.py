@@ -17,14 +17,15 @@ class PresetsOptions:
 @takes(PresetsOptions)
 def presets(options: PresetsOptions) -> None:  # noqa: ARG001
     """List the experiments that come with medseg, for `run --preset` and `check --preset`."""
-    from medseg_core.learning.networks import build_network, count_parameters  # seconds to import
+    with Console(stderr=True).status("counting the parameters of their networks"):  # seconds to import
+        from medseg_core.learning.networks import build_network, count_parameters
 
-    table = Table("preset", "what", "dims", "labels", "parameters")
-    for name in preset_names():
-        experiment = read_preset(name)
-        task = experiment.task
-        size = count_parameters(build_network(task, experiment.model, seed=0))
-        table.add_row(
-            name, describe_preset(name), f"{task.spatial_dims}D", ", ".join(task.labels), f"{size:,}"
-        )
+        table = Table("preset", "what", "dims", "labels", "parameters")
+        for name in preset_names():
+            experiment = read_preset(name)
+            task = experiment.task
+            size = count_parameters(build_network(task, experiment.model, seed=0))
+            table.add_row(
+                name, describe_preset(name), f"{task.spatial_dims}D", ", ".join(task.labels), f"{size:,}"
+            )
     Console().print(table)

@@ -7,6 +7,8 @@ import pytest
 import typer.main
 from documents import GUIDE, README, ROOT, blocks
 
+from medseg_core.assessment.metrics import METRICS
+from medseg_core.imaging.io import VOLUME_SUFFIXES
 from medseg_simulation.cli import app
 
 ROOT_COMMAND = typer.main.get_command(app)
@@ -93,3 +95,8 @@ def test_every_file_that_a_document_links_is_there(path):
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
 
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", [*METRICS, *VOLUME_SUFFIXES])
+def test_the_guide_explains_metrics_and_formats(name):
+    assert f"`{name}`" in GUIDE.read_text(encoding="utf-8")
