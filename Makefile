@@ -28,11 +28,11 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.simulation
 
-test: install-dev
-	$(BIN)/python -m pytest
+test: quick
+	$(BIN)/python -m pytest tests/architecture tests/integration
 
 quick: install-dev
-	$(BIN)/python -m pytest tests/unit -m 'not slow'
+	$(BIN)/python -m pytest tests/unit --numprocesses auto
 
 lint: install-dev
 	$(BIN)/ruff check .
