@@ -166,7 +166,9 @@ class OccupiedFolderError(StorageError):
     """The output folder already holds a run."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} already holds a run. Add --resume to go on with it, or choose another --out.")
+        super().__init__(
+            f"{folder} already holds a run. Add --resume to go on with it, or choose another --out."
+        )
 
 
 class DifferentExperimentError(StorageError):
@@ -183,7 +185,9 @@ class UnusableFolderError(StorageError):
     """A folder cannot be created or written."""
 
     def __init__(self, folder: Path, reason: str) -> None:
-        super().__init__(f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there.")
+        super().__init__(
+            f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there."
+        )
 
 
 class RequiredSiteError(RunError):
@@ -191,8 +195,8 @@ class RequiredSiteError(RunError):
 
     def __init__(self, round_number: int, missing: Sequence[str]) -> None:
         super().__init__(
-            f"round {round_number}: required sites did not contribute: {', '.join(missing)}. Mend those sites and resume "
-            "the run, or take them out of [federation] required_sites."
+            f"round {round_number}: required sites did not contribute: {', '.join(missing)}. Mend those sites and "
+            "resume the run, or take them out of [federation] required_sites."
         )
 
 
@@ -201,7 +205,9 @@ class SiteAnswersError(RunError):
 
     def __init__(self, kind: str, absent: Mapping[str, str]) -> None:
         reasons = ", ".join(f"{site} ({why})" for site, why in sorted(absent.items()))
-        super().__init__(f"no usable answer to '{kind}' from {reasons or 'any site'}. Mend those sites and resume the run.")
+        super().__init__(
+            f"no usable answer to '{kind}' from {reasons or 'any site'}. Mend those sites and resume the run."
+        )
 
 
 # ---- cohort ----------------------------------------------------------------------------------------------------
@@ -224,7 +230,9 @@ class CheckpointError(StorageError):
     """A checkpoint is torn, damaged or foreign."""
 
     def __init__(self, path: Path, fault: str) -> None:
-        super().__init__(f"checkpoint {path} {fault}. Resume goes on from the one before it; restore it from a copy.")
+        super().__init__(
+            f"checkpoint {path} {fault}. Resume goes on from the one before it; restore it from a copy."
+        )
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------
@@ -316,7 +324,9 @@ class OutputExistsError(StorageError):
     """A result would replace a file that is there."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is there already, and is left as it is. Choose another --out, or move it away.")
+        super().__init__(
+            f"{path} is there already, and is left as it is. Choose another --out, or move it away."
+        )
 
 
 class SameOutputError(DataError):
@@ -332,7 +342,9 @@ class NothingToScoreError(DataError):
     """A data set holds no case with a label."""
 
     def __init__(self, data: Path) -> None:
-        super().__init__(f"{data} names no label for any case. Scores need the truth: use predict, or add labels.")
+        super().__init__(
+            f"{data} names no label for any case. Scores need the truth: use predict, or add labels."
+        )
 
 
 class SegmentationMemoryError(RunError):

@@ -59,7 +59,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
-        _say("stopped" + ("; finished rounds are kept. Go on with --resume." if sys.argv[1:2] == ["run"] else ""), code)
+        _say(
+            "stopped"
+            + ("; finished rounds are kept. Go on with --resume." if sys.argv[1:2] == ["run"] else ""),
+            code,
+        )
     raise SystemExit(code or 0)
 
 

@@ -32,7 +32,17 @@ server_momentum = 0.5
 
 
 def start(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "medseg_simulation", "run", "tiny.toml", "--data", "data", "--out", str(out)]
+    words = [
+        sys.executable,
+        "-m",
+        "medseg_simulation",
+        "run",
+        "tiny.toml",
+        "--data",
+        "data",
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(
         [*words, "--cache", "cache", *more],
         cwd=folder,
