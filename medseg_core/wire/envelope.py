@@ -53,6 +53,11 @@ class Envelope:
                 RefusalCode.MALFORMED, f"a {self.header.direction} of kind {self.header.kind} needs a payload"
             )
 
+    @property
+    def n_bytes(self) -> int:
+        """Length of `to_bytes`."""
+        return _FRAME.size + len(self.header_bytes) + SIGNATURE_BYTES + len(self.payload)
+
     def to_bytes(self) -> bytes:
         """The envelope as it travels; `from_bytes` of it gives the envelope again."""
         frame = _FRAME.pack(MAGIC, WIRE_VERSION, len(self.header_bytes), len(self.payload))

@@ -49,12 +49,12 @@ def ask(
     not keep the answer out: it is the reason for the site's absence if no answer follows. A site that the transport
     says nothing of is absent: `deadline`; one without a key in the roster is sent nothing: `not_enrolled`.
     """
-    requests = {s: seal(h, payload, coordinator.key) for s, h in headers.items() if s in coordinator.roster}
-    sent = {site: envelope.to_bytes() for site, envelope in requests.items()}
+    sent = {s: seal(h, payload, coordinator.key) for s, h in headers.items() if s in coordinator.roster}
     waiting = {site: Answer(site, None, "not_enrolled", 0.0, 0, 0) for site in headers}
-    waiting |= {s: Answer(s, None, str(RefusalCode.DEADLINE), deadline_s, len(sent[s]), 0) for s in sent}
+    for site, request in sent.items():
+        waiting[site] = Answer(site, None, str(RefusalCode.DEADLINE), deadline_s, request.n_bytes, 0)
     began = time.perf_counter()
-    for delivery in transport.exchange(sent, deadline_s):
+    for delivery in transport.exchange(_Outbox(sent), deadline_s):
         if delivery.site not in waiting or delivery.site not in sent:
             continue
         seconds, so_far = time.perf_counter() - began, waiting[delivery.site]
@@ -64,7 +64,7 @@ def ask(
             continue
         answer = replace(so_far, seconds=seconds, bytes_up=so_far.bytes_up + len(delivery.envelope))
         try:
-            reply = _checked(delivery.envelope, requests[delivery.site], coordinator.roster[delivery.site])
+            reply = _checked(delivery.envelope, sent[delivery.site], coordinator.roster[delivery.site])
         except WireError as error:
             waiting[delivery.site] = replace(answer, reason=str(error.code))
             continue
@@ -72,6 +72,22 @@ def ask(
         code = reply.header.code
         yield replace(answer, reply=None if code else reply, reason=str(code or ""))
     yield from (waiting[site] for site in sorted(waiting))
+
+
+class _Outbox(Mapping[str, bytes]):
+    """Requests as bytes, made when the transport takes one: the model that they carry is in memory once."""
+
+    def __init__(self, envelopes: Mapping[str, Envelope]) -> None:
+        self._envelopes = envelopes
+
+    def __getitem__(self, site: str) -> bytes:
+        return self._envelopes[site].to_bytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._envelopes)
+
+    def __len__(self) -> int:
+        return len(self._envelopes)
 
 
 def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey) -> Envelope:

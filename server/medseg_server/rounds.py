@@ -3,7 +3,7 @@
 The same loop drives a simulation and a real federation; only the transport differs.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from medseg_core.config import Experiment
 from medseg_core.errors import QuorumError, RequiredSiteError, RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.algorithms.base import Algorithm, ServerState
+from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
 from medseg_core.federation.codec import decode_tensors, encode_tensors
 from medseg_core.federation.exact_sum import integer_weights
@@ -19,7 +19,6 @@ from medseg_core.federation.update import ClientUpdate, ModelSpec, check_update,
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights, parameter_names
 from medseg_core.seeding import derive_seed
-from medseg_core.wire.header import Header
 from medseg_server.describing import describe
 from medseg_server.evaluating import best_round, evaluate_if_due, scores_of, test_chosen
 from medseg_server.requests import Answer, ask
@@ -99,47 +98,64 @@ def _round(
     described: Mapping[str, Mapping[str, int]],
 ) -> tuple[ServerState, Record]:
     """One round: ask the participants, add each update as it arrives, step."""
-    number, federation = state.round + 1, run.experiment.federation
+    number = state.round + 1
     attempt = run.next_attempt("round_started", number)
-    participants = choose_participants(run.experiment, tuple(described), number)
-    weights = integer_weights({site: described[site]["train_cases"] for site in participants})
-    headers = {site: _train_header(run, site, number, attempt, state) for site in participants}
-    accumulator, contributed, absent = algorithm.start(state, spec), {}, {}
-    for answer in ask(
-        run.coordinator,
-        run.transport,
-        headers,
-        encode_tensors(state.weights),
-        deadline_s=federation.deadline_s,
+    names = choose_participants(run.experiment, tuple(described), number)
+    cases = {site: described[site]["train_cases"] for site in names}
+    accumulator = algorithm.start(state, spec)
+    contributed: dict[str, Record] = {}
+    absent: dict[str, str] = {}
+    for site, outcome in _add_updates(
+        algorithm, accumulator, run.experiment, answers=_ask_to_train(run, state, names, attempt), cases=cases
     ):
-        try:
-            update = _update_in(answer, spec, run.experiment, described[answer.site]["train_cases"])
-            algorithm.add(accumulator, update, weights[answer.site])
-        except UpdateError as error:
-            absent[answer.site] = error.reason
-            run.store.event("rejected", round=number, site=answer.site, reason=error.reason)
+        if isinstance(outcome, str):
+            absent[site] = outcome
+            run.store.event("rejected", round=number, site=site, reason=outcome)
         else:
-            contributed[answer.site] = _contribution(answer)
+            contributed[site] = outcome
     try:
-        _check_participation(run.experiment, number, contributed, absent, n_asked=len(participants))
+        _check_participation(run.experiment, number, contributed, absent)
     except RunError:
-        facts = {"contributed": sorted(contributed), "absent": dict(sorted(absent.items()))}
-        run.store.event("round_failed", round=number, attempt=attempt, **facts)
+        run.store.event("round_failed", round=number, attempt=attempt, **_participation(contributed, absent))
         raise
     new_state, diagnostics = algorithm.finish(
         accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
     )
-    cases = {site: c["cases"] for site, c in contributed.items()}
-    record = {
-        "round": number,
-        "training_loss": sum(c["loss"] * cases[s] for s, c in contributed.items()) / sum(cases.values()),
-        "contributed": dict(sorted(contributed.items())),
-        "absent": dict(sorted(absent.items())),
-        "diagnostics": diagnostics,
-    }
+    record = {"round": number, **_participation(contributed, absent), "diagnostics": diagnostics}
     run.store.event("round_finished", attempt=attempt, **record)
     run.on_round(record)
     return new_state, record
+
+
+def _ask_to_train(run: Run, state: ServerState, sites: tuple[str, ...], attempt: int) -> Iterator[Answer]:
+    """Send the model of a state to sites; each is told which of its updates was the last to count."""
+    headers = {}
+    for site in sites:
+        counted_round, counted_attempt = state.counted.get(site, (0, 0))
+        counted = {"counted_round": counted_round, "counted_attempt": counted_attempt}
+        headers[site] = run.header("train", site, state.round + 1, attempt, **counted)
+    deadline_s = run.experiment.federation.deadline_s
+    return ask(run.coordinator, run.transport, headers, encode_tensors(state.weights), deadline_s=deadline_s)
+
+
+def _add_updates(
+    algorithm: Algorithm,
+    accumulator: Accumulator,
+    experiment: Experiment,
+    *,
+    answers: Iterator[Answer],
+    cases: Mapping[str, int],
+) -> Iterator[tuple[str, Record | str]]:
+    """Add updates as they arrive, weighted by each site's `cases`; what each contributed, or why it did not."""
+    weights = integer_weights(cases)
+    for answer in answers:
+        try:
+            update = _update_in(answer, accumulator.spec, experiment, cases[answer.site])
+            algorithm.add(accumulator, update, weights[answer.site])
+        except UpdateError as error:
+            yield answer.site, error.reason
+        else:
+            yield answer.site, _contribution(answer)
 
 
 def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[str, ...]:
@@ -150,13 +166,6 @@ def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_nu
     seed = derive_seed(experiment.federation.seed, round_number=round_number, purpose="participants")
     drawn = np.random.default_rng(seed).choice(sorted(sites), size=wanted, replace=False)
     return tuple(sorted(str(site) for site in drawn))
-
-
-def _train_header(run: Run, site: str, number: int, attempt: int, state: ServerState) -> Header:
-    counted_round, counted_attempt = state.counted.get(site, (0, 0))
-    return run.header(
-        "train", site, number, attempt, counted_round=counted_round, counted_attempt=counted_attempt
-    )
 
 
 def _update_in(answer: Answer, spec: ModelSpec, experiment: Experiment, expected_cases: int) -> ClientUpdate:
@@ -189,6 +198,17 @@ def _contribution(answer: Answer) -> Record:
     }
 
 
+def _participation(contributed: Mapping[str, Record], absent: Mapping[str, str]) -> Record:
+    """Who took part in a round, who did not and why, and the loss: a mean over the cases that were counted."""
+    n_cases = sum(facts["cases"] for facts in contributed.values())
+    loss = sum(facts["loss"] * facts["cases"] for facts in contributed.values())
+    return {
+        "training_loss": loss / n_cases if n_cases else None,
+        "contributed": dict(sorted(contributed.items())),
+        "absent": dict(sorted(absent.items())),
+    }
+
+
 def _check_possible(experiment: Experiment, described: Collection[str]) -> None:
     """Required sites are there, and a round asks enough sites for the quorum. Raises QuorumError, RequiredSiteError."""
     federation, n_sites = experiment.federation, len(described)
@@ -200,14 +220,14 @@ def _check_possible(experiment: Experiment, described: Collection[str]) -> None:
 
 
 def _check_participation(
-    experiment: Experiment, number: int, contributed: Record, absent: Mapping[str, str], *, n_asked: int
+    experiment: Experiment, number: int, contributed: Record, absent: Mapping[str, str]
 ) -> None:
     """Quorum and required sites hold, or an error names who is missing and why."""
     federation = experiment.federation
     missing = [f"{site} ({absent[site]})" for site in federation.required_sites if site in absent]
     if missing:
         raise RequiredSiteError(number, missing)
-    quorum = federation.quorum or n_asked
+    quorum = federation.quorum or len(contributed) + len(absent)
     if len(contributed) < quorum or not contributed:
         raise QuorumError(
             number, len(contributed), quorum, [f"{s} ({why})" for s, why in sorted(absent.items())]

@@ -36,7 +36,14 @@ class RunStore:
             raise OccupiedFolderError(self.folder)
         if read_experiment(stored) != experiment:
             raise DifferentExperimentError(self.folder)
-        return str(json.loads((self.folder / "run.json").read_text())["run"])
+        return self._identifier()
+
+    def _identifier(self) -> str:
+        """The stored identifier of the run."""
+        try:
+            return str(json.loads((self.folder / "run.json").read_bytes())["run"])
+        except (OSError, ValueError, KeyError):
+            raise UnusableFolderError(self.folder, "its run.json is missing or damaged") from None
 
     def event(self, name: str, **facts: Any) -> None:
         """Append one line to `events.jsonl`; on disk when this returns."""

@@ -145,6 +145,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_point_ends_as_if_it_had_not_been(
     tmp_path: Path, fused: Callable[[Fuse], None], undisturbed: dict[str, Any]
 ) -> None:

@@ -177,7 +177,7 @@ def test_a_round_below_its_quorum_is_not_taken(tmp_path: Path) -> None:
     ):
         train(run)
     (failed,) = run.store.events("round_failed")
-    assert failed["contributed"] == ["north", "west"]
+    assert list(failed["contributed"]) == ["north", "west"]
     assert failed["absent"] == {"south": "out_of_memory"}
     assert not (run.store.checkpoints / "round_0001").exists()
 

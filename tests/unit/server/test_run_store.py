@@ -23,6 +23,15 @@ def test_a_new_folder_takes_the_run_s_name_and_a_resumed_one_keeps_it(store: Run
     assert store.open(make_experiment(), run="second", resume=True) == "first"
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff"])
+def test_a_run_that_lost_its_name_is_not_gone_on_with(store: RunStore, content: bytes | None) -> None:
+    (store.folder / "run.json").unlink()
+    if content is not None:
+        (store.folder / "run.json").write_bytes(content)
+    with pytest.raises(UnusableFolderError, match=r"its run\.json is missing or damaged"):
+        store.open(make_experiment(), run="second", resume=True)
+
+
 def test_resume_of_an_empty_folder_starts_a_run(tmp_path: Path) -> None:
     assert RunStore(tmp_path).open(make_experiment(), run="first", resume=True) == "first"
 

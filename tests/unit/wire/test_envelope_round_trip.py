@@ -48,6 +48,7 @@ def test_header_payload_and_figures_arrive_as_sent(payload: bytes, scalars: dict
     assert received == sent
     assert received.header.scalars == scalars
     assert received.header.counts == {"cases": 7}
+    assert sent.n_bytes == len(sent.to_bytes())
     assert received.header.payload_bytes == len(payload)
     assert received.header.payload_sha256 == hashlib.sha256(payload).hexdigest()
 
