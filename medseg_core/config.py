@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medseg_core.errors import ExperimentFileError
 
@@ -45,6 +45,7 @@ class Channel(Section):
         return self
 
 
+PARTITIONS = ("natural", "iid", "quantity", "dirichlet")
 LabelValues = int | tuple[int, ...] | Literal["nonzero"]
 
 
@@ -180,12 +181,21 @@ class Simulation(Section):
     """How one data set becomes virtual sites."""
 
     sites: PositiveInt = 4
-    partition: Annotated[str, Field(pattern=r"^(natural|iid|quantity|dirichlet|attribute:.+)$")] = "natural"
+    partition: str = "natural"  # natural, iid, quantity, dirichlet or attribute:NAME
     dirichlet_alpha: Annotated[float, Field(gt=0)] = 0.5  # Li et al. 2022 (NIID-Bench)
     baselines: tuple[Literal["local", "pooled"], ...] = ()
     folds: Annotated[int, Field(ge=2, le=20)] | None = None  # None: one split 65/10/25
     pooled: Tuned = Tuned()
     local: Tuned = Tuned()
+
+    @field_validator("partition")
+    @classmethod
+    def _partition_is_known(cls, partition: str) -> str:
+        if partition in PARTITIONS or (partition.startswith("attribute:") and partition != "attribute:"):
+            return partition
+        near = difflib.get_close_matches(partition, PARTITIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"must be {', '.join(PARTITIONS)} or attribute:NAME{hint}")
 
 
 class Experiment(Section):

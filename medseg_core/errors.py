@@ -158,8 +158,18 @@ class QuorumError(RunError):
     def __init__(self, round_number: int, counted: int, quorum: int, absent: Sequence[str]) -> None:
         super().__init__(
             f"round {round_number}: {counted} of the {quorum} sites that [federation] quorum asks for contributed; "
-            f"absent: {', '.join(absent) or 'none asked'}. Mend those sites and resume the run, or lower the quorum."
+            f"absent: {', '.join(absent) or 'none asked'}. {self._remedy(absent)}"
         )
+
+    @staticmethod
+    def _remedy(absent: Sequence[str]) -> str:
+        if any(
+            reason in site
+            for site in absent
+            for reason in ("diverged", "overflow", "not_finite", "norm_exceeded")
+        ):
+            return "The training leaps too far: lower [training] learning_rate, in a new run."
+        return "Mend those sites and resume the run, or lower the quorum."
 
 
 class OccupiedFolderError(StorageError):

@@ -23,20 +23,27 @@ class RunStore:
 
         Raises OccupiedFolderError, DifferentExperimentError or UnusableFolderError.
         """
+        if self.is_begun(experiment, resume=resume):
+            return self._identifier()
+        write_atomic(self.folder / "run.json", json.dumps({"run": run}).encode())
+        write_atomic(self.folder / "experiment.toml", experiment_toml(experiment).encode())
+        return run
+
+    def is_begun(self, experiment: Experiment, *, resume: bool) -> bool:
+        """Whether a run that may be resumed is here; writes nothing.
+
+        Raises OccupiedFolderError, DifferentExperimentError or UnusableFolderError.
+        """
         stored = self.folder / "experiment.toml"
         try:
             is_there = stored.exists()
         except OSError as error:
             raise UnusableFolderError(self.folder, error.strerror or type(error).__name__) from error
-        if not is_there:
-            write_atomic(self.folder / "run.json", json.dumps({"run": run}).encode())
-            write_atomic(stored, experiment_toml(experiment).encode())
-            return run
-        if not resume:
+        if is_there and not resume:
             raise OccupiedFolderError(self.folder)
-        if read_experiment(stored) != experiment:
+        if is_there and read_experiment(stored) != experiment:
             raise DifferentExperimentError(self.folder)
-        return self._identifier()
+        return is_there
 
     def _identifier(self) -> str:
         """The stored identifier of the run."""

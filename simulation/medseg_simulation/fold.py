@@ -1,6 +1,8 @@
 """One split of the virtual sites: the federation and its baselines trained, then everything tested once."""
 
+import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,14 @@ from medseg_simulation.virtual_sites import pooled
 
 OnRound = Callable[[str, dict[str, Any]], None]  # model, record of the round
 _CASES = TypeAdapter(list[CaseScores])
+
+
+@dataclass(frozen=True)
+class FoldWatch:
+    """What somebody watching is told."""
+
+    on_round: OnRound
+    on_stage: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,26 @@ def run_fold(
     *,
     device: torch.device,
     resume: bool,
-    on_round: OnRound,
+    watch: FoldWatch,
 ) -> FoldResult:
     """Train the federation and its baselines, then score each chosen model once on every site's test cases."""
     plans = plan_models(experiment, data)
     clock = _Clock()
     trained = {}
+    watch.on_stage("training")
     for plan in plans:
         with clock.of(plan.name):
             trained[plan.name] = train(
-                _open(plan, plan.data, folder, device, resume=resume, on_round=on_round)
+                _open(plan, plan.data, folder, device, resume=resume, on_round=watch.on_round)
             )
+    watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}
     for plan in plans:
         with clock.of(plan.name):
-            run = _open(plan, data, folder, device, resume=True, on_round=on_round)
-            best_round = trained[plan.name].best_round
-            test_chosen(run, best_round, tuple(data))
+            run = _open(plan, data, folder, device, resume=True, on_round=watch.on_round)
+            if not all(_tested(folder, run.identifier, site) for site in data):
+                test_chosen(run, trained[plan.name].best_round, tuple(data))
             scores, pictures = _collect(folder, run.identifier, tuple(data))
             cases[plan.name] = scores
             overlays |= pictures if plan.name == "global" else {}
@@ -110,6 +122,7 @@ def _central(experiment: Experiment, tuned: Tuned) -> Experiment:
             "participants": None,
             "quorum": None,
             "required_sites": (),
+            "max_update_norm": None,
         }
     )
     training = experiment.training.model_copy(update=tuned.model_dump(exclude_none=True))
@@ -127,7 +140,7 @@ def _open(
 ) -> Run:
     """The run of a plan over trainers for `data`. Keys live as long as the process: all parties are in it."""
     store = RunStore(folder / plan.folder)
-    identifier = store.open(plan.experiment, run=_identifier(plan, folder), resume=resume)
+    identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
     faults: list[Exception] = []
     trainers = {
@@ -152,10 +165,11 @@ def _open(
     )
 
 
-def _identifier(plan: ModelPlan, folder: Path) -> str:
-    """A name for the run, unique in its folder and legal on the wire."""
-    stem = folder.name if folder.name.isalnum() else "run"
-    return f"{stem}.{plan.name.replace(':', '.')}"[:64]
+def run_identifier(folder: Path, model: str) -> str:
+    """A name for a model's run: legible, legal on the wire, unique among the runs of a folder."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", folder.absolute().name).strip("-")[:24] or "run"
+    digest = hashlib.sha256(f"{folder.absolute().name}|{model}".encode()).hexdigest()[:12]
+    return f"{stem}.{model.split(':')[0]}.{digest}"
 
 
 def _collect(
@@ -165,10 +179,16 @@ def _collect(
     cases: list[CaseScores] = []
     pictures: dict[str, bytes] = {}
     for site in sites:
-        newest = max((folder / "sites" / site / run).glob("evaluate_test_*"))
+        newest = _tested(folder, run, site)[-1]
         cases += _CASES.validate_python(json.loads((newest / "cases.json").read_text()))
         pictures |= {path.stem: path.read_bytes() for path in newest.glob("*.npz")}
     return tuple(cases), pictures
+
+
+def _tested(folder: Path, run: str, site: str) -> list[Path]:
+    """A site's stored test scores in a run, by attempt; all are of the same model."""
+    found = (folder / "sites" / site / run).glob("evaluate_test_*/cases.json")
+    return sorted((path.parent for path in found), key=lambda path: int(path.name.rsplit("_", 1)[1]))
 
 
 class _Clock:

@@ -22,7 +22,7 @@ from medseg_core.learning.networks import patch_multiple
 from medseg_server.rounds import model_spec
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
-from medseg_simulation.fold import FoldResult, run_fold
+from medseg_simulation.fold import FoldResult, FoldWatch, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
 from medseg_simulation.virtual_sites import VirtualSites, open_sites
@@ -66,14 +66,15 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     Raises MedsegError leaves for data, settings or folders that do not serve.
     """
     check_patch_size(experiment)
-    folder = RunStore(place.out)
-    folder.open(experiment, run=place.out.name, resume=place.resume)
-    folder.event("started", version=medseg_core.__version__)
+    store = RunStore(place.out)
+    store.is_begun(experiment, resume=place.resume)  # said before minutes of reading
     watch.on_stage("reading and checking cases")
     with ThreadPoolExecutor(1) as pool:
         slow_imports = pool.submit(_import_slow_modules)
         sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
         slow_imports.result()  # MONAI must not be imported from two threads at a time
+    store.open(experiment, run=run_identifier(place.out, "global"), resume=place.resume)
+    store.event("started", version=medseg_core.__version__)
     for warning in sites.warnings:
         watch.on_warning(warning)
     results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
@@ -124,7 +125,7 @@ def _fold(
             place.out / inner,
             device=place.device,
             resume=place.resume or fold is None,
-            on_round=on_round,
+            watch=FoldWatch(on_round, watch.on_stage),
         )
     finally:
         board.close()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medseg_core.files import write_atomic
 from medseg_simulation.commands.options import takes
 from medseg_simulation.commands.run import RunOptions, start
 from medseg_simulation.preset_files import read_preset
@@ -27,12 +28,13 @@ def demo(options: DemoOptions) -> None:
     """Make phantoms of 4 hospitals, train across them, print a table and the path of the report. About 2 minutes."""
     from medseg_simulation.phantoms import PhantomSettings, write_phantoms  # SimpleITK: only when needed
 
-    data, out = options.out / "phantoms", options.out / "run"
-    for folder in (data, out):
-        if (folder / "manifest.csv").exists() or (folder / "experiment.toml").exists():
-            shutil.rmtree(folder)
+    data, out, mark = options.out / "phantoms", options.out / "run", options.out / "made-by-demo"
+    if mark.exists():  # nothing of anybody else's is ever deleted
+        for folder in (data, out):
+            shutil.rmtree(folder, ignore_errors=True)
     typer.echo("making phantoms of 4 hospitals", err=True)
     write_phantoms(data, PhantomSettings())
+    write_atomic(mark, b"The demo of medseg may replace the folders phantoms and run beside this file.\n")
     start(
         read_preset("phantom"),
         RunOptions(data=data, out=out, device=options.device, cache=options.out / "cache"),
