@@ -31,6 +31,11 @@ server_momentum = 0.5
 """
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to the jobs it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     words = [
         sys.executable,
@@ -50,6 +55,7 @@ def start(folder: Path, out: Path, *more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interrupts,
     )
 
 
