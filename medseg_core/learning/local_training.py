@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg_core.cohort.patches import batches, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
-from medseg_core.config import Experiment, Training
+from medseg_core.config import Experiment, Federation, Training
 from medseg_core.errors import OutOfMemoryError
 from medseg_core.learning.losses import build_loss
 from medseg_core.learning.weights import set_weights
@@ -64,12 +64,9 @@ def train_locally(
     set_weights(network, start)
     network.train()
     anchor = [p.detach().clone() for p in network.parameters()]  # the global model: FedProx pulls towards it
-    proximal_weight = (
-        federation.proximal_weight if federation.algorithm == "fedprox" else 0.0
-    )  # mu in Li et al. 2020
+    proximal_weight = _proximal_weight(federation)
     optimiser = _build_optimiser(network, training)
-    if memory is not None:
-        _restore(optimiser, network, memory)
+    _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
 
     epochs = federation.local_epochs
@@ -87,9 +84,7 @@ def train_locally(
         for step, batch in enumerate(source):
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
             ready = time.perf_counter()
-            progress = (
-                context.round_number - 1 + step / steps
-            ) / federation.rounds  # of the whole run, 0 to 1
+            progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate_at(progress, training)
             with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(training, device)):
@@ -134,6 +129,11 @@ def add_proximal_gradient(network: nn.Module, anchor: Sequence[Tensor], weight: 
     for parameter, start in zip(network.parameters(), anchor, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter.detach() - start, alpha=weight)
+
+
+def _proximal_weight(federation: Federation) -> float:
+    """How strongly FedProx pulls; 0 for the others."""
+    return federation.proximal_weight if federation.algorithm == "fedprox" else 0.0  # mu in Li et al. 2020
 
 
 def _build_optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from medseg_core.errors import DownloadError
-from medseg_simulation.whole_folder import whole_folder
+from medseg_core.files import whole_folder
 
 MOST_MEMBERS = 100_000
 

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from medseg_core.errors import PhantomSettingsError
-from medseg_core.files import write_atomic
+from medseg_core.files import whole_folder, write_atomic
 from medseg_core.imaging.io import write_image, write_label
 from medseg_core.seeding import derive_seed
 from medseg_core.types import Geometry
 from medseg_simulation.phantom_anatomy import LABELS, draw_anatomy
 from medseg_simulation.phantom_scanners import scan, scanner_of
-from medseg_simulation.whole_folder import whole_folder
 
 COLUMNS = ("case_id", "patient_id", "site", "image", "label", "scanner", "lesion")
 
