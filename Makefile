@@ -40,8 +40,10 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark-accuracy: install-dev  # DATA=folder with hippocampus, retina and sarcoma; hours
-	$(BIN)/python tests/benchmarks/accuracy.py $(DATA)
+TASKS ?= hippocampus,retina,sarcoma
+SEEDS ?= 0,1,2
+benchmark-accuracy: install-dev  # DATA=folder that holds those tasks; hours
+	$(BIN)/python tests/benchmarks/accuracy.py $(DATA) --tasks $(TASKS) --seeds $(SEEDS)
 
 format: install-dev
 	$(BIN)/ruff check --fix .

@@ -38,10 +38,7 @@ def release_figures(
     request: Header, *, counts: Mapping[str, int], scalars: Mapping[str, float | None], key: Ed25519PrivateKey
 ) -> Envelope:
     """A signed reply of figures alone. A figure that is not finite leaves as null."""
-    defined = {
-        name: value if value is not None and math.isfinite(value) else None for name, value in scalars.items()
-    }
-    return seal(reply_to(request, counts=counts, scalars=defined), b"", key)
+    return seal(reply_to(request, counts=counts, scalars=_defined(scalars)), b"", key)
 
 
 def release_refusal(request: Header, code: RefusalCode, key: Ed25519PrivateKey) -> Envelope:
