@@ -142,6 +142,16 @@ class OutOfMemoryError(RunError):
         )
 
 
+class RoundOverError(RunError):
+    """Local training was stopped: nobody waits for its result any more."""
+
+    def __init__(self, site: str, round_number: int) -> None:
+        super().__init__(
+            f"round {round_number}, site {site}: training was stopped, the round is over. Nothing needs to be done: "
+            "the site's state is as before the round."
+        )
+
+
 class DivergedError(RunError):
     """Local training ended in weights that are not finite."""
 

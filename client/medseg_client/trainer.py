@@ -14,7 +14,14 @@ from medseg_client.site_data import SiteData, case_counts
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
 from medseg_core.config import Experiment
-from medseg_core.errors import DataError, DivergedError, OutOfMemoryError, UpdateError, WireError
+from medseg_core.errors import (
+    DataError,
+    DivergedError,
+    OutOfMemoryError,
+    RoundOverError,
+    UpdateError,
+    WireError,
+)
 from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
@@ -43,6 +50,7 @@ class Trainer:
 
     `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
     cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    Training ends at the next step once `is_over`.
     """
 
     def __init__(
@@ -54,9 +62,12 @@ class Trainer:
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._identity, self._state, self._device = identity, state, device
-        self._approved, self._data_of, self._on_fault = approved, data_of, on_fault
+        self._approved, self._data_of = approved, data_of
+        self._on_fault, self._is_over = on_fault, is_over
+        self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
 
     def handle(self, request_bytes: bytes) -> bytes:
@@ -131,6 +142,7 @@ class Trainer:
             context=RoundContext(request.site, request.round),
             start=start,
             memory=memory,
+            is_over=self._is_over,
         )
         try:
             reply = release_update(
@@ -173,11 +185,14 @@ class Trainer:
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
-        """The experiment's network on this site's device, and its tensors' names and shapes."""
-        network = build_network(experiment.task, experiment.model, seed=0).to(
-            self._device
-        )  # weights come with the request
-        return network, spec_of(get_weights(network), parameter_names(network))
+        """The experiment's network on this site's device, and its tensors' names and shapes.
+
+        Built once: the weights come with each request.
+        """
+        if self._built is None or self._built[0] is not experiment:
+            network = build_network(experiment.task, experiment.model, seed=0).to(self._device)
+            self._built = experiment, network, spec_of(get_weights(network), parameter_names(network))
+        return self._built[1:]
 
 
 def _code_of(error: Exception) -> RefusalCode:
@@ -193,5 +208,7 @@ def _code_of(error: Exception) -> RefusalCode:
             return RefusalCode.DIVERGED
         case OutOfMemoryError():
             return RefusalCode.OUT_OF_MEMORY
+        case RoundOverError():
+            return RefusalCode.STALE_ROUND
         case _:
             return RefusalCode.INTERNAL

@@ -13,7 +13,7 @@ from medseg_core.assessment.scores import CaseScores, summarise
 from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
-from medseg_core.learning.prediction import segment, segment_original
+from medseg_core.learning.prediction import segment_each, segment_original
 from medseg_core.types import IGNORE, LoadedCase
 
 LabelMap = npt.NDArray[np.uint8]
@@ -33,7 +33,8 @@ def validation_dice(
     network: nn.Module, cases: Sequence[PreprocessedCase], experiment: Experiment
 ) -> float | None:
     """Mean Dice over cases of the mean over labels, on the preprocessed grid; None without cases."""
-    scores = [_mean_dice(segment(network, c, experiment), c.label, experiment.task.n_classes) for c in cases]
+    n_classes = experiment.task.n_classes
+    scores = [_mean_dice(p, case.label, n_classes) for case, p in segment_each(network, cases, experiment)]
     return float(np.mean(scores)) if scores else None
 
 

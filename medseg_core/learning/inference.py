@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,12 +16,15 @@ from medseg_core.config import Experiment
 from medseg_core.learning.networks import patch_multiple
 
 Image = Float32[np.ndarray, "c *s"]
+Unlike = Float32[np.ndarray, "c ..."]  # one of several images of different sizes
 Padded = Float32[np.ndarray, "c *larger"]
 Probabilities = Float32[np.ndarray, "k *s"]
 Predictor = Callable[[Tensor], Tensor]
 
 LARGEST_WINDOW = 2  # patches: a window needs no gradients, so this fits wherever a training step did
-WINDOWS_AT_ONCE = 4  # on an accelerator; a CPU is no faster with more than one
+WINDOWS_AT_ONCE = (
+    4  # torch's 3D convolutions of one small image on a CPU take 2 to 3 times those of one of several
+)
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,32 @@ def predict_probabilities(
     whose probabilities are averaged, those near the middle of a window counting more. What is missing to a
     window is 0, around the image, as in training. Deterministic on a CPU. The network's mode is put back.
     """
+    ((_, probabilities),) = predict_each(network, [image], settings, device)
+    return probabilities
+
+
+def predict_each(
+    network: nn.Module, images: Sequence[Unlike], settings: InferenceSettings, device: torch.device
+) -> Iterator[tuple[int, Float32[np.ndarray, "k ..."]]]:
+    """`predict_probabilities` of several images, up to rounding: each with its place in `images`, in any order.
+
+    Images that fit one shape of window share forward passes.
+    """
     predict = _mirrored(network, len(settings.patch_size)) if settings.mirror else _softmax_of(network)
-    with torch.inference_mode(), _evaluating(network):
-        window = _window(image.shape[1:], settings)
-        if math.prod(window) <= LARGEST_WINDOW * math.prod(settings.patch_size):
-            padded, inside = pad_to(image, window)
-            probabilities = predict(torch.from_numpy(padded).unsqueeze(0).to(device))[0].cpu()
-            return probabilities.numpy()[inside]
-        return _slide(predict, torch.tensor(image), settings, device).numpy()
+    alike = defaultdict(list)
+    for place, image in enumerate(images):
+        alike[_window(image.shape[1:], settings)].append(place)
+    for window, places in alike.items():
+        is_seen_whole = math.prod(window) <= LARGEST_WINDOW * math.prod(settings.patch_size)
+        at_once = WINDOWS_AT_ONCE if is_seen_whole else 1
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            with torch.inference_mode(), _evaluating(network):
+                if is_seen_whole:
+                    found = _see_whole(predict, [images[place] for place in some], window, device)
+                else:
+                    found = [_slide(predict, images[some[0]], settings, device)]
+            yield from zip(some, found, strict=True)
 
 
 def pad_to(image: Image, size: tuple[int, ...]) -> tuple[Padded, tuple[slice, ...]]:
@@ -102,21 +124,32 @@ def _mirrored(network: nn.Module, spatial_dims: int) -> Predictor:
     return mean_over_flips
 
 
-def _slide(predict: Predictor, image: Tensor, settings: InferenceSettings, device: torch.device) -> Tensor:
+def _see_whole(
+    predict: Predictor, images: Sequence[Unlike], window: tuple[int, ...], device: torch.device
+) -> list[Float32[np.ndarray, "k ..."]]:
+    """One forward pass over images that fit the window."""
+    padded, insides = zip(*(pad_to(image, window) for image in images), strict=True)
+    probabilities = predict(torch.from_numpy(np.stack(padded)).to(device)).cpu().numpy()
+    return [each[inside] for each, inside in zip(probabilities, insides, strict=True)]
+
+
+def _slide(
+    predict: Predictor, image: Image, settings: InferenceSettings, device: torch.device
+) -> Probabilities:
     """Windows on `device`, put together on the CPU: a whole scan's probabilities may not fit elsewhere."""
     from monai.inferers import sliding_window_inference
 
     probabilities: Tensor = sliding_window_inference(
-        image.unsqueeze(0),
+        torch.tensor(image).unsqueeze(0),
         roi_size=settings.patch_size,
-        sw_batch_size=1 if device.type == "cpu" else WINDOWS_AT_ONCE,
+        sw_batch_size=WINDOWS_AT_ONCE,
         predictor=predict,
         overlap=settings.overlap,
         mode="gaussian",
         sw_device=device,
         device=torch.device("cpu"),
     )
-    return probabilities[0]
+    return probabilities[0].numpy()
 
 
 @contextmanager

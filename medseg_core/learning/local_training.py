@@ -1,8 +1,8 @@
 """Local training: the loop that a site runs on its own cases in one round."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from medseg_core.cohort.patches import batches, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Federation, Training
-from medseg_core.errors import OutOfMemoryError
+from medseg_core.errors import OutOfMemoryError, RoundOverError
+from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.losses import build_loss
 from medseg_core.learning.weights import set_weights
 from medseg_core.seeding import derive_seed
@@ -50,6 +51,7 @@ def train_locally(
     context: RoundContext,
     start: Weights,
     memory: Weights | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]:
     """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
 
@@ -58,6 +60,7 @@ def train_locally(
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
+        RoundOverError: `is_over`, asked before every step, said so.
     """
     training, federation = experiment.training, experiment.federation
     device = next(network.parameters()).device
@@ -82,6 +85,8 @@ def train_locally(
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
         for step, batch in enumerate(source):
+            if is_over():
+                raise RoundOverError(context.site, context.round_number)
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
             ready = time.perf_counter()
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
@@ -200,17 +205,13 @@ def device_guard(device: torch.device, training: Training) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _seeded_dropout(experiment: Experiment, context: RoundContext, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generator: seed it for this round and put it back afterwards."""
+def _seeded_dropout(
+    experiment: Experiment, context: RoundContext, device: torch.device
+) -> AbstractContextManager[None]:
+    """Dropout draws from torch's global generator: seeded for this round, and put back afterwards."""
+    if not experiment.model.dropout:
+        return nullcontext()
     seed = derive_seed(
         experiment.federation.seed, site=context.site, round_number=context.round_number, purpose="dropout"
     )
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
-        yield
+    return seeded_generator(seed, device)

@@ -7,11 +7,11 @@ module is asked for, and a process that does not build a network should not wait
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 from medseg_core.config import Model, Task
 from medseg_core.errors import NetworkShapeError, NormalisationError
+from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.plain_cnn import plain_cnn
 
 GROUPS = 8  # at most, in group normalisation: MONAI's SegResNet
@@ -27,8 +27,7 @@ def build_network(task: Task, model: Model, *, seed: int) -> nn.Module:
         NormalisationError: the network has no such normalisation.
         NetworkShapeError: `[model] channels` or `residual_units` do not fit the network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
+    with seeded_generator(seed):
         if model.name == "cnn3d":
             return plain_cnn(
                 len(task.channels),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ from medseg_simulation.virtual_sites import pooled
 
 OnRound = Callable[[str, dict[str, Any]], None]  # model, record of the round
 _CASES = TypeAdapter(list[CaseScores])
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What trains: neither changes a result, but a device may round differently."""
+
+    device: torch.device
+    sites_at_once: int  # each with the experiment's cpu_threads and its own network and batch in memory
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def run_fold(
     data: Mapping[str, SiteData],
     folder: Path,
     *,
-    device: torch.device,
+    compute: Compute,
     resume: bool,
     watch: FoldWatch,
 ) -> FoldResult:
@@ -77,14 +86,14 @@ def run_fold(
     for plan in plans:
         with clock.of(plan.name):
             trained[plan.name] = train(
-                _open(plan, plan.data, folder, device, resume=resume, on_round=watch.on_round)
+                _open(plan, plan.data, folder, compute, resume=resume, on_round=watch.on_round)
             )
     watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}
     for plan in plans:
         with clock.of(plan.name):
-            run = _open(plan, data, folder, device, resume=True, on_round=watch.on_round)
+            run = _open(plan, data, folder, compute, resume=True, on_round=watch.on_round)
             if not all(_tested(folder, run.identifier, site) for site in data):
                 test_chosen(run, trained[plan.name].best_round, tuple(data))
             scores, pictures = _collect(folder, run.identifier, tuple(data))
@@ -133,7 +142,7 @@ def _open(
     plan: ModelPlan,
     data: Mapping[str, SiteData],
     folder: Path,
-    device: torch.device,
+    compute: Compute,
     *,
     resume: bool,
     on_round: OnRound,
@@ -143,23 +152,26 @@ def _open(
     identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
     faults: list[Exception] = []
+    over = threading.Event()
+    largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
         site: Trainer(
             SiteIdentity(site, site_keys[site], coordinator_key.public_key()),
             SiteState(folder / "sites" / site),
             approved={experiment_sha256(plan.experiment): plan.experiment},
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
-            device=device,
+            device=compute.device,
             on_fault=faults.append,
+            is_over=over.is_set,
         )
-        for site in data
+        for site in largest_first
     }
     roster = {site: key.public_key() for site, key in site_keys.items()}
     return Run(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(trainers, faults),
+        InProcessTransport(trainers, faults, over=over, at_once=compute.sites_at_once),
         store,
         on_round=lambda record: on_round(plan.name, record),
     )

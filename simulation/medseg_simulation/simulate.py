@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 import medseg_core
 from medseg_core.assessment.scores import write_cases
 from medseg_core.cohort.split import Fold
@@ -22,7 +20,7 @@ from medseg_core.learning.networks import patch_multiple
 from medseg_server.rounds import model_spec
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
-from medseg_simulation.fold import FoldResult, FoldWatch, run_fold, run_identifier
+from medseg_simulation.fold import Compute, FoldResult, FoldWatch, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
 from medseg_simulation.virtual_sites import VirtualSites, open_sites
@@ -30,12 +28,12 @@ from medseg_simulation.virtual_sites import VirtualSites, open_sites
 
 @dataclass(frozen=True)
 class Place:
-    """Where a simulation reads and writes, and what computes it."""
+    """Where a simulation reads and writes, and what trains it."""
 
     data: Path
     out: Path
     cache: Path
-    device: torch.device
+    compute: Compute
     resume: bool = False
 
 
@@ -123,7 +121,7 @@ def _fold(
             experiment,
             data,
             place.out / inner,
-            device=place.device,
+            compute=place.compute,
             resume=place.resume or fold is None,
             watch=FoldWatch(on_round, watch.on_stage),
         )
@@ -143,7 +141,10 @@ def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) 
     first = place.out if experiment.simulation.folds is None else place.out / "folds" / "0"
     best = load_checkpoint(first / "checkpoints" / f"round_{results[0].trained['global'].best_round:04d}")
     summary = summarise_run(
-        experiment, results, n_parameters=model_spec(experiment).n_parameters, device=str(place.device)
+        experiment,
+        results,
+        n_parameters=model_spec(experiment).n_parameters,
+        device=str(place.compute.device),
     )
     baseline_s = sum(result.baseline_s for result in results)
     summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}

@@ -20,6 +20,7 @@ import torch
 
 import medseg_core.assessment.report  # noqa: F401
 from medseg_core.config import Experiment
+from medseg_simulation.fold import Compute
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 from medseg_simulation.simulate import Place, simulate
 
@@ -57,7 +58,11 @@ def start(folder: Path, out: str) -> int:
         return child
     try:
         place = Place(
-            folder / "data", folder / out, folder / f"{out}-cache", torch.device("cpu"), resume=True
+            folder / "data",
+            folder / out,
+            folder / f"{out}-cache",
+            Compute(torch.device("cpu"), sites_at_once=2),
+            resume=True,
         )
         simulate(EXPERIMENT, place, Silent())
     except BaseException as error:

@@ -60,6 +60,14 @@ class RunOptions:
         None
     )
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    sites_at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sites that train at the same time; any number gives the same model.",
+            show_default="as the cores allow; 1 on a GPU",
+        ),
+    ] = None
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -81,10 +89,15 @@ def run(options: RunOptions) -> None:
 def start(experiment: Experiment, options: RunOptions) -> None:
     """Simulate with progress on the terminal, then show the result."""
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
+    from medseg_simulation.fold import Compute
+    from medseg_simulation.process import usable_cores
     from medseg_simulation.simulate import Place, simulate
 
     cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
-    place = Place(options.data, options.out, cache, choose_device(options.device), options.resume)
+    device = choose_device(options.device)
+    side_by_side = max(1, usable_cores() // experiment.training.cpu_threads) if device.type == "cpu" else 1
+    compute = Compute(device, options.sites_at_once or side_by_side)
+    place = Place(options.data, options.out, cache, compute, options.resume)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
     if options.json:

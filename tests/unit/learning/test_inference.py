@@ -12,6 +12,7 @@ from medseg_core.learning.inference import (
     inference_settings,
     pad_to,
     pad_to_multiple,
+    predict_each,
     predict_probabilities,
 )
 
@@ -19,14 +20,15 @@ CPU = torch.device("cpu")
 
 
 class Counted(nn.Module):
-    """A layer that remembers the sizes that it was given."""
+    """A layer that remembers the size of each image that it was given, and how many came at once."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layer, self.sizes = layer, list[tuple[int, ...]]()
+        self.layer, self.sizes, self.batches = layer, list[tuple[int, ...]](), list[int]()
 
     def forward(self, images: Tensor) -> Tensor:
-        self.sizes.append(tuple(images.shape[2:]))
+        self.sizes += [tuple(images.shape[2:])] * len(images)
+        self.batches.append(len(images))
         return self.layer(images)  # type: ignore[no-any-return]
 
 
@@ -88,6 +90,17 @@ def test_a_larger_image_is_seen_in_windows_of_the_patch_size() -> None:
         network, make_image(8, 8, 24), InferenceSettings((8, 8, 8), multiple=4, overlap=0.5), CPU
     )
     assert network.sizes == [(8, 8, 8)] * 5  # starts 0, 4, 8, 12, 16
+
+
+def test_images_that_fit_one_shape_of_window_share_forward_passes() -> None:
+    network = make_network(2, kernel_size=3)
+    sizes = [(8, 8), (9, 8), (6, 7), (20, 24), (8, 5), (8, 8), (7, 7), (12, 6)]
+    images = [make_image(*size) for size in sizes]
+    cut = InferenceSettings((8, 8), multiple=4)
+    found = dict(predict_each(network, images, cut, CPU))
+    assert network.batches[:3] == [4, 1, 2]  # (8, 8) for five of them, four at a time; (12, 8) for two
+    for place, image in enumerate(images):
+        np.testing.assert_allclose(found[place], predict_probabilities(network, image, cut, CPU), atol=1e-6)
 
 
 def test_windows_agree_with_the_whole_image_where_the_network_sees_only_near_voxels() -> None:
