@@ -35,7 +35,7 @@ SETS = {
 def small(preset: str) -> Experiment:
     """The preset with a network that predicts in a moment."""
     document = read_preset(preset).model_dump(mode="json", exclude_none=True)
-    document["model"] |= {"channels": [4, 4, 4], "residual_units": 0}
+    document["model"] |= {"name": "unet", "channels": [4, 4, 4], "residual_units": 0}
     document["evaluation"]["overlap"] = 0.0
     return Experiment.model_validate(document)
 
