@@ -191,6 +191,15 @@ class OccupiedFolderError(StorageError):
         )
 
 
+class BusyFolderError(StorageError):
+    """Another process works in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} is in use by another process. Wait until it ends or stop it, or choose another --out."
+        )
+
+
 class DifferentExperimentError(StorageError):
     """The folder holds a run of another experiment."""
 

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from medseg_core.errors import UnusableFolderError
+from filelock import FileLock, Timeout
+
+from medseg_core.errors import BusyFolderError, UnusableFolderError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -46,6 +48,28 @@ def sync_folder(folder: Path) -> None:
 def sha256_of(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Inside, no other process uses `folder`; the system frees it when this one dies.
+
+    On a file system without locks nothing is checked. Raises BusyFolderError, UnusableFolderError.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise BusyFolderError(folder) from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        raise UnusableFolderError(folder, error.strerror or type(error).__name__) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -249,9 +249,9 @@ def _handling(trainer: Trainer) -> Answering:
     return lambda request: trainer.handle(request.to_bytes())
 
 
-def newest_sha256(run: Run) -> str:
+def newest_sha256(store: RunStore) -> str:
     """Identity of the newest global model of a run."""
-    checkpoint = newest_checkpoint(run.store.checkpoints, on_torn=lambda why: None)
+    checkpoint = newest_checkpoint(store.checkpoints, on_torn=lambda why: None)
     assert checkpoint is not None
     return global_sha256(checkpoint.state.weights)
 

@@ -22,7 +22,7 @@ from medseg_core.data_errors import (
 )
 from medseg_core.errors import UnusableFolderError
 from medseg_core.imaging import integrity
-from medseg_core.imaging.itk import decode, to_sitk
+from medseg_core.imaging.itk import decode, read_grid, to_sitk
 from medseg_core.imaging.pictures import PICTURE_SUFFIXES, read_picture
 from medseg_core.types import Geometry, Volume
 
@@ -68,6 +68,19 @@ def read_label(path: Path, *, spatial_dims: int | None, case_id: str) -> Volume:
     if not np.issubdtype(voxels.dtype, np.integer):
         voxels = _whole_numbers(voxels, path, case_id)
     return replace(volume, voxels=voxels)
+
+
+def with_slice_axis(geometry: Geometry, path: Path) -> Geometry:
+    """The grid of a single slice as its volume file has it, with the place of the slice in the world.
+
+    A grid that reading took no axis from is returned as it is.
+    """
+    if len(geometry.shape) == 3 or file_suffix(path) not in VOLUME_SUFFIXES:
+        return geometry
+    whole = read_grid(path)
+    in_plane = tuple(n for n in whole.shape if n > 1)
+    is_slice = len(whole.shape) == 3 and in_plane == tuple(n for n in geometry.shape if n > 1)
+    return whole if is_slice else geometry
 
 
 def write_label(path: Path, labels: npt.NDArray[np.uint8], geometry: Geometry) -> None:

@@ -33,6 +33,14 @@ def from_sitk(image: sitk.Image) -> Volume:
     return Volume(voxels.transpose(0, *range(voxels.ndim - 1, 0, -1)), geometry)
 
 
+def read_grid(path: Path) -> Geometry:
+    """Grid of a volume file, all of its axes, from its header alone."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
 def decode(path: Path, case_id: str, decoder: str) -> Volume:
     """A file by one of ITK's decoders, in its own type, with all of its axes. Raises UnreadableFileError."""
     reader = sitk.ImageFileReader()

@@ -19,7 +19,7 @@ from medseg_core.cohort.preprocess import PreprocessedCase, preprocess
 from medseg_core.config import Task
 from medseg_core.errors import DataError, OutputExistsError, SameOutputError, SegmentationMemoryError
 from medseg_core.files import write_atomic
-from medseg_core.imaging.io import file_suffix, write_image
+from medseg_core.imaging.io import file_suffix, with_slice_axis, write_image
 from medseg_core.imaging.pictures import PICTURE_SUFFIXES
 from medseg_core.learning.model_package import LoadedModel
 from medseg_core.learning.prediction import LabelMap, segment_original
@@ -94,7 +94,8 @@ def write_segmentation(folder: Path, found: Segmentation, task: Task) -> Path:
     Raises UnusableFolderError.
     """
     path = folder / output_name(found.case, task)
-    write_image(path, file_values(task)[found.labels], found.geometry)
+    grid = with_slice_axis(found.geometry, found.case.images[0])
+    write_image(path, file_values(task)[found.labels].reshape(grid.shape), grid)
     return path
 
 

@@ -6,7 +6,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from medseg_core.wire.signatures import make_key
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
+from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.transport import InProcessTransport
 from medseg_simulation.virtual_sites import pooled
 
@@ -34,7 +37,9 @@ class Compute:
     """What trains: neither changes a result, but a device may round differently."""
 
     device: torch.device
-    sites_at_once: int  # each with the experiment's cpu_threads and its own network and batch in memory
+    sites_at_once: (
+        int  # or baselines; each with the experiment's cpu_threads and its own network and batch in memory
+    )
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,24 @@ def run_fold(
     """Train the federation and its baselines, then score each chosen model once on every site's test cases."""
     plans = plan_models(experiment, data)
     clock = _Clock()
-    trained = {}
     watch.on_stage("training")
-    for plan in plans:
-        with clock.of(plan.name):
-            trained[plan.name] = train(
-                _open(plan, plan.data, folder, compute, resume=resume, on_round=watch.on_round)
-            )
+    stop = threading.Event()
+    runs = {
+        plan.name: _open(plan, plan.data, folder, compute, stop=stop, resume=resume, on_round=watch.on_round)
+        for plan in plans
+    }
+    with clock.of("global"):
+        trained = {"global": train(runs.pop("global"))}
+    with clock.of("baselines"):
+        alone = {name: partial(train, run) for name, run in runs.items()}
+        with closing(side_by_side(alone, at_once=compute.sites_at_once, stop=stop)) as baselines:
+            trained |= {name: baseline.result() for name, baseline in baselines}
     watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}
     for plan in plans:
         with clock.of(plan.name):
-            run = _open(plan, data, folder, compute, resume=True, on_round=watch.on_round)
+            run = _open(plan, data, folder, compute, stop=stop, resume=True, on_round=watch.on_round)
             if not all(_tested(folder, run.identifier, site) for site in data):
                 test_chosen(run, trained[plan.name].best_round, tuple(data))
             scores, pictures = _collect(folder, run.identifier, tuple(data))
@@ -144,6 +154,7 @@ def _open(
     folder: Path,
     compute: Compute,
     *,
+    stop: threading.Event,
     resume: bool,
     on_round: OnRound,
 ) -> Run:
@@ -152,7 +163,6 @@ def _open(
     identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
     faults: list[Exception] = []
-    over = threading.Event()
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
         site: Trainer(
@@ -162,7 +172,7 @@ def _open(
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
             device=compute.device,
             on_fault=faults.append,
-            is_over=over.is_set,
+            is_over=stop.is_set,
         )
         for site in largest_first
     }
@@ -171,7 +181,7 @@ def _open(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(trainers, faults, over=over, at_once=compute.sites_at_once),
+        InProcessTransport(trainers, faults, stop=stop, at_once=compute.sites_at_once),
         store,
         on_round=lambda record: on_round(plan.name, record),
     )

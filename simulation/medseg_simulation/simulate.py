@@ -1,6 +1,7 @@
 """A whole simulation: prepare the data, run every fold, write what a person and a program read."""
 
 import importlib
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
 from medseg_core.errors import PatchSizeError
 from medseg_core.federation.checkpoint import load_checkpoint
-from medseg_core.files import write_atomic
+from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
 from medseg_core.learning.networks import patch_multiple
 from medseg_server.rounds import model_spec
@@ -71,13 +72,14 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
         slow_imports = pool.submit(_import_slow_modules)
         sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
         slow_imports.result()  # MONAI must not be imported from two threads at a time
-    store.open(experiment, run=run_identifier(place.out, "global"), resume=place.resume)
-    store.event("started", version=medseg_core.__version__)
-    for warning in sites.warnings:
-        watch.on_warning(warning)
-    results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
-    watch.on_stage("writing the report")
-    return _write(experiment, place, results)
+    with sole_use(place.out):
+        store.open(experiment, run=run_identifier(place.out, "global"), resume=place.resume)
+        store.event("started", version=medseg_core.__version__)
+        for warning in sites.warnings:
+            watch.on_warning(warning)
+        results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
+        watch.on_stage("writing the report")
+        return _write(experiment, place, results)
 
 
 def _import_slow_modules() -> None:
@@ -112,9 +114,12 @@ def _fold(
         watch.on_stage(f"fold {fold.index + 1} of {fold.count}")
     board = TensorBoard(place.out / "tensorboard" / inner)
 
+    one_by_one = threading.Lock()  # baselines tell of their rounds from threads of their own
+
     def on_round(model: str, record: dict[str, Any]) -> None:
-        board.add_round(model, record)
-        watch.on_round(model, record)
+        with one_by_one:
+            board.add_round(model, record)
+            watch.on_round(model, record)
 
     try:
         return run_fold(

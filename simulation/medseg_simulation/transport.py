@@ -2,19 +2,20 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
 
 from medseg_client.trainer import Trainer
 from medseg_core.errors import WireError
 from medseg_server.transport import Delivery
-
-INTERRUPTIBLE_S = 0.5  # Windows hears Ctrl-C only between waits
+from medseg_simulation.side_by_side import side_by_side
 
 
 class InProcessTransport:
     """Carries envelopes to trainers, in their order, to `at_once` of them at the same time.
 
-    `over` is set when nobody waits for an answer any more, and the trainers heed it. A fault at a virtual site is
+    `stop` is set when nobody waits for an answer any more, and the trainers heed it. A fault at a virtual site is
     raised, not coded: its owner sits here.
     """
 
@@ -23,10 +24,10 @@ class InProcessTransport:
         trainers: Mapping[str, Trainer],
         faults: list[Exception],
         *,
-        over: threading.Event,
+        stop: threading.Event,
         at_once: int,
     ) -> None:
-        self._trainers, self._faults, self._over, self._at_once = trainers, faults, over, at_once
+        self._trainers, self._faults, self._stop, self._at_once = trainers, faults, stop, at_once
 
     def sites(self) -> tuple[str, ...]:
         """All virtual sites."""
@@ -38,19 +39,10 @@ class InProcessTransport:
         Some wait for others, which they would not do in a federation, so a deadline says nothing here; and a result
         must not depend on the clock.
         """
-        self._over.clear()
-        with ThreadPoolExecutor(self._at_once, "site") as pool:
-            pending = {
-                pool.submit(self._ask, site, requests): site for site in self._trainers if site in requests
-            }
-            try:
-                while pending:
-                    for answer in wait(pending, INTERRUPTIBLE_S, FIRST_COMPLETED).done:
-                        yield self._delivery(pending.pop(answer), answer)
-            finally:
-                self._over.set()
-                for unasked in pending:
-                    unasked.cancel()
+        asked = {site: partial(self._ask, site, requests) for site in self._trainers if site in requests}
+        with closing(side_by_side(asked, at_once=self._at_once, stop=self._stop)) as answers:
+            for site, answer in answers:
+                yield self._delivery(site, answer)
 
     def _ask(self, site: str, requests: Mapping[str, bytes]) -> bytes:
         return self._trainers[site].handle(requests[site])  # bytes are made here, when they are needed

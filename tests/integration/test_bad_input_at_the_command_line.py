@@ -13,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from command_line import Outcome, caller
 
 from medseg_core.config import Experiment, experiment_toml, parse_experiment
+from medseg_core.files import sole_use
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
 TINY = {
@@ -222,6 +223,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(simulate, tmp_path):
     assert outcome.code == 1
     assert "--resume" in outcome.err
     assert (tmp_path / "out" / "summary.json").read_bytes() == before
+
+
+def test_a_folder_in_use_by_another_process_is_refused(simulate, tmp_path):
+    with sole_use(tmp_path / "out"):
+        outcome = simulate("--resume")
+    assert outcome.code == 1
+    assert "out is in use by another process. Wait until it ends or stop it" in outcome.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert simulate("--resume").code == 0
 
 
 def test_another_experiment_cannot_resume_a_run(simulate, tmp_path):

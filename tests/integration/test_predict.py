@@ -71,6 +71,18 @@ def test_a_scan_gets_labels_on_its_own_grid_in_the_values_of_label_files(medseg,
     assert set(np.unique(sitk.GetArrayFromImage(written))) <= {0, 1, 3}
 
 
+@pytest.mark.parametrize("shape", [(12, 10, 1), (1, 12, 10)])
+def test_a_slice_stays_where_it_lies_in_the_world(medseg, square, tmp_path, shape):
+    scan = write_scan(tmp_path / "slice.nii.gz", shape)
+
+    outcome = medseg("predict", "--model", square, "--image", scan, "--out", tmp_path / "out")
+
+    assert outcome.code == 0, outcome.err
+    image, written = sitk.ReadImage(scan), sitk.ReadImage(tmp_path / "out/slice_segmentation.nii.gz")
+    for fact in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(written, fact)() == pytest.approx(getattr(image, fact)(), abs=1e-5)
+
+
 def test_the_list_names_files_values_volumes_and_the_model(medseg, organs, tmp_path):
     scan = write_scan(tmp_path / "a.mha")
 

@@ -126,7 +126,7 @@ def outcome(run: Run, trained: Trained) -> dict[str, Any]:
     assert f"round_{trained.best_round:04d}" in kept
     assert len(kept) <= 4
     return {
-        "weights": newest_sha256(run),
+        "weights": newest_sha256(run.store),
         "best": trained.best_round,
         "scores": [(r["round"], r["validation_dice"], r["sites"]) for r in trained.history],
         "sites": [{s: c["cases"] for s, c in r["contributed"].items()} for r in trained.history],

@@ -64,7 +64,7 @@ class RunOptions:
         int | None,
         typer.Option(
             min=1,
-            help="Sites that train at the same time; any number gives the same model.",
+            help="Sites, or baselines, that train at the same time; any number gives the same models.",
             show_default="as the cores allow; 1 on a GPU",
         ),
     ] = None

@@ -132,7 +132,7 @@ def test_what_is_not_acceptable_is_recorded_and_the_model_is_as_if_the_site_had_
     assert sorted(trained.history[0]["contributed"]) == ["north", "west"]
     assert sorted(trained.history[1]["contributed"]) == ["north", "south", "west"]
     assert [(e["site"], e["reason"]) for e in run.store.events("rejected")] == [("south", reason)]
-    assert newest_sha256(run) == newest_sha256(away)
+    assert newest_sha256(run.store) == newest_sha256(away.store)
 
 
 def test_a_reply_of_an_earlier_round_sent_again_is_not_counted(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_what_comes_besides_a_site_s_answer_neither_counts_nor_keeps_it_out(
     run, plain = run_with_south(tmp_path / "a", answer), run_with_south(tmp_path / "b", honest("south"))
     assert train(run).history[0]["absent"] == {}
     train(plain)
-    assert newest_sha256(run) == newest_sha256(plain)
+    assert newest_sha256(run.store) == newest_sha256(plain.store)
 
 
 def test_a_round_below_its_quorum_is_not_taken(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_run_goes_on_where_its_quorum_failed_once_the_site_is_back(tmp_path: P
     again, undisturbed = (run_with_south(tmp_path / f, honest("south"), experiment) for f in "ab")
     train(again)
     train(undisturbed)
-    assert newest_sha256(again) == newest_sha256(undisturbed)
+    assert newest_sha256(again.store) == newest_sha256(undisturbed.store)
 
 
 def test_a_required_site_that_fails_stops_the_run(tmp_path: Path) -> None:

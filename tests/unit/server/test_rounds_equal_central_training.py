@@ -90,7 +90,7 @@ def test_without_memory_each_round_starts_a_fresh_optimiser(tmp_path: Path) -> N
     )
     train(forgetful)
     train(remembering)
-    assert newest_sha256(forgetful) != newest_sha256(remembering)
+    assert newest_sha256(forgetful.store) != newest_sha256(remembering.store)
 
 
 def test_the_average_through_the_whole_loop_is_the_one_by_hand(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_order_of_arrival_changes_no_bit(tmp_path: Path) -> None:
         run = make_federation(tmp_path / str(number), experiment, data)
         run.transport.order = order
         train(run)
-        ends.add(newest_sha256(run))
+        ends.add(newest_sha256(run.store))
     assert len(ends) == 1
 
 
@@ -146,7 +146,7 @@ def test_fedprox_with_weight_zero_is_fedavg_bit_for_bit(tmp_path: Path) -> None:
         experiment = make_experiment(federation={"algorithm": algorithm, "proximal_weight": 0.0, "rounds": 2})
         run = make_federation(tmp_path / algorithm, experiment, data)
         train(run)
-        ends.add(newest_sha256(run))
+        ends.add(newest_sha256(run.store))
     assert len(ends) == 1
 
 
@@ -158,7 +158,7 @@ def test_equal_seeds_give_equal_bits_and_another_seed_does_not(tmp_path: Path) -
             tmp_path / str(number), make_experiment(federation={"seed": seed, "rounds": 2}), data
         )
         train(run)
-        ends.append(newest_sha256(run))
+        ends.append(newest_sha256(run.store))
     assert ends[0] == ends[1] != ends[2]
 
 

@@ -15,8 +15,9 @@ from medseg_core.config import Experiment
 from medseg_core.errors import RoundOverError, WireError
 from medseg_core.wire.codes import RefusalCode
 from medseg_server.rounds import train
+from medseg_server.run_store import RunStore
 from medseg_server.transport import Delivery
-from medseg_simulation.fold import Compute, _open, plan_models
+from medseg_simulation.fold import Compute, FoldWatch, _open, plan_models, run_fold
 from medseg_simulation.transport import InProcessTransport
 
 CPU = torch.device("cpu")
@@ -39,12 +40,12 @@ def make_transport(
     *,
     at_once: int,
     faults: list[Exception] | None = None,
-    over: threading.Event | None = None,
+    stop: threading.Event | None = None,
 ) -> InProcessTransport:
     """Sites that answer with a function each."""
     trainers = {name: Scripted(answer) for name, answer in sites.items()}
     return InProcessTransport(
-        trainers, [] if faults is None else faults, over=over or threading.Event(), at_once=at_once
+        trainers, [] if faults is None else faults, stop=stop or threading.Event(), at_once=at_once
     )
 
 
@@ -57,9 +58,19 @@ def global_model(folder: Path, experiment: Experiment, at_once: int) -> str:
     data = {site: make_site_data(site, train=cases) for site, cases in SITES.items()}
     (plan,) = plan_models(experiment, data)
     compute = Compute(CPU, sites_at_once=at_once)
-    run = _open(plan, data, folder, compute, resume=False, on_round=ignore)
+    run = _open(plan, data, folder, compute, stop=threading.Event(), resume=False, on_round=ignore)
     train(run)
-    return newest_sha256(run)
+    return newest_sha256(run.store)
+
+
+def fold_models(folder: Path, experiment: Experiment, at_once: int) -> dict[str, str]:
+    """Identities of the models that a fold of three sites ends with."""
+    data = {site: make_site_data(site, train=cases) for site, cases in SITES.items()}
+    watch = FoldWatch(on_round=ignore, on_stage=lambda text: None)
+    run_fold(experiment, data, folder, compute=Compute(CPU, at_once), resume=False, watch=watch)
+    return {
+        plan.name: newest_sha256(RunStore(folder / plan.folder)) for plan in plan_models(experiment, data)
+    }
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -67,6 +78,13 @@ def test_sites_at_once_change_no_bit_of_the_model(tmp_path: Path, dropout: float
     experiment = make_experiment(model={"dropout": dropout}, training={"augmentation": {"rotation": 1.0}})
     one_by_one = global_model(tmp_path / "1", experiment, 1)
     assert global_model(tmp_path / "3", experiment, 3) == one_by_one
+
+
+def test_baselines_at_once_change_no_bit_of_a_model(tmp_path: Path) -> None:
+    experiment = make_experiment(
+        model={"dropout": 0.3}, simulation={"partition": "natural", "baselines": ["local", "pooled"]}
+    )
+    assert fold_models(tmp_path / "3", experiment, 3) == fold_models(tmp_path / "1", experiment, 1)
 
 
 def test_so_many_sites_work_at_the_same_time() -> None:
@@ -103,23 +121,23 @@ def test_a_request_that_a_site_refuses_to_read_is_an_absence() -> None:
 
 
 def test_a_fault_at_one_site_is_raised_and_stops_the_others() -> None:
-    over, faults = threading.Event(), list[Exception]()
+    stop, faults = threading.Event(), list[Exception]()
     stopped = threading.Event()
 
     def fail(request: bytes) -> bytes:
         faults.append(ValueError("a torn file"))
         return b"refusal"
 
-    def work_until_over(request: bytes) -> bytes:
-        assert over.wait(LONG_S)
+    def work_until_stop(request: bytes) -> bytes:
+        assert stop.wait(LONG_S)
         stopped.set()
         return b"refusal"
 
     transport = make_transport(
-        {"north": fail, "south": work_until_over, "west": work_until_over},
+        {"north": fail, "south": work_until_stop, "west": work_until_stop},
         at_once=2,
         faults=faults,
-        over=over,
+        stop=stop,
     )
     with pytest.raises(ValueError, match="a torn file"):
         list(transport.exchange({"north": b"", "south": b"", "west": b""}, LONG_S))
@@ -131,10 +149,10 @@ def test_leaving_a_round_stops_training_within_a_step(tmp_path: Path) -> None:
     data = {site: make_site_data(site) for site in SITES}
     (plan,) = plan_models(experiment, data)
 
-    run = _open(plan, data, tmp_path, Compute(CPU, sites_at_once=2), resume=False, on_round=ignore)
+    stop, compute = threading.Event(), Compute(CPU, sites_at_once=2)
+    run = _open(plan, data, tmp_path, compute, stop=stop, resume=False, on_round=ignore)
     began = time.monotonic()
-    timer = threading.Timer(1.0, run.transport._over.set)  # type: ignore[attr-defined]
-    timer.start()
+    threading.Timer(1.0, stop.set).start()
     with pytest.raises(RoundOverError, match="training was stopped"):
         train(run)
     assert time.monotonic() - began < LONG_S
