@@ -200,6 +200,16 @@ class BusyFolderError(StorageError):
         )
 
 
+class SocketPathError(StorageError):
+    """A unix socket cannot have so long a path."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        super().__init__(
+            f"{path} is {len(str(path).encode())} bytes long, and a socket's path at most {longest}. "
+            "Choose a folder nearer to the root."
+        )
+
+
 class DifferentExperimentError(StorageError):
     """The folder holds a run of another experiment."""
 

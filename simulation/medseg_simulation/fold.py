@@ -172,7 +172,6 @@ def _open(
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
             device=compute.device,
             on_fault=faults.append,
-            is_over=stop.is_set,
         )
         for site in largest_first
     }

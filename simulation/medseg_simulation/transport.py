@@ -45,7 +45,8 @@ class InProcessTransport:
                 yield self._delivery(site, answer)
 
     def _ask(self, site: str, requests: Mapping[str, bytes]) -> bytes:
-        return self._trainers[site].handle(requests[site])  # bytes are made here, when they are needed
+        request = requests[site]  # its bytes are made here, when they are needed
+        return self._trainers[site].handle(request, is_over=self._stop.is_set)
 
     def _delivery(self, site: str, answer: Future[bytes]) -> Delivery:
         """What a site's thread ended with. Raises what the site could not do."""

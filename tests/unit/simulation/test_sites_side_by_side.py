@@ -31,7 +31,7 @@ class Scripted(Trainer):
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self.answer = answer
 
-    def handle(self, request_bytes: bytes) -> bytes:
+    def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
         return self.answer(request_bytes)
 
 
