@@ -1,0 +1,122 @@
+"""The two documents that make a site part of a federation: its request, and the coordinator's kit.
+
+Both hold public material only and travel as files, by e-mail or on paper. Each side signs what it says with the key
+that it says it has; who that is, people confirm to each other by reading fingerprints aloud.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medseg_core.errors import EnrolmentError, PublicKeyError
+from medseg_core.wire.header import WIRE_VERSION, Name
+from medseg_core.wire.signatures import public_key_of
+
+DOCUMENT_BYTES_MAX = 64 * 1024
+_Text = Annotated[str, Field(min_length=1, max_length=16 * 1024)]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
+
+
+class _Signed(BaseModel):
+    """A document that its sender signed with `signing_key`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    signing_key: _Text  # of the sender
+    signature: str = ""
+
+    def signed(self, key: Ed25519PrivateKey) -> Self:
+        """The same document with its signature."""
+        return self.model_copy(update={"signature": key.sign(self._signed_bytes()).hex()})
+
+    def to_json(self) -> bytes:
+        """The document as a file."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    def _signed_bytes(self) -> bytes:
+        document = self.model_dump(mode="json", exclude={"signature"})
+        return b"medseg enrolment 1\x00" + json.dumps(document, sort_keys=True).encode()
+
+    def verify(self) -> Ed25519PublicKey:
+        """The key that signed the document. Raises EnrolmentError."""
+        try:
+            key = public_key_of(self.signing_key)
+            key.verify(bytes.fromhex(self.signature), self._signed_bytes())
+        except (InvalidSignature, ValueError, PublicKeyError):
+            raise EnrolmentError("its signature does not fit: it was changed after it was written") from None
+        return key
+
+
+_Document = TypeVar("_Document", bound=_Signed)
+
+
+class SiteRequest(_Signed):
+    """What a hospital sends to take part: a name, and the public halves of its keys."""
+
+    document: Literal["medseg site request"] = "medseg site request"
+    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    site: Name
+    node_key: _Text  # EC, OpenSSH: who the node is to Flower
+    certificate_request: _Text  # PKCS 10, PEM: for the client certificate of TLS
+
+
+class SiteKit(_Signed):
+    """What the coordinator sends back: where to connect, whom to obey, and a certificate."""
+
+    document: Literal["medseg site kit"] = "medseg site kit"
+    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    federation: Name
+    site: Name
+    address: Address  # HOST:PORT of the gateway
+    authority: _Text  # certificate of the federation's authority, PEM
+    certificate: _Text  # of this site, PEM
+
+
+def read_request(data: bytes) -> SiteRequest:
+    """The request in a file, its signature checked. Raises EnrolmentError."""
+    request = _parse(SiteRequest, data)
+    request.verify()
+    return request
+
+
+def read_kit(data: bytes) -> SiteKit:
+    """The kit in a file, its signature checked; whose it is, `kit_fingerprint` tells. Raises EnrolmentError."""
+    kit = _parse(SiteKit, data)
+    kit.verify()
+    return kit
+
+
+def kit_fingerprint(kit: SiteKit) -> str:
+    """What the coordinator's and the hospital's people compare: 80 bits over its signing key and its authority.
+
+    Raises EnrolmentError.
+    """
+    try:
+        authority = x509.load_pem_x509_certificate(kit.authority.encode())
+    except ValueError:
+        raise EnrolmentError("the certificate of its authority cannot be read") from None
+    return short_digest(kit.verify().public_bytes_raw() + authority.public_bytes(Encoding.DER))
+
+
+def short_digest(data: bytes) -> str:
+    """80 bits of a SHA-256 in groups of four digits, to be read aloud."""
+    digest = hashlib.sha256(data).hexdigest()[:20]
+    return "-".join(digest[i : i + 4] for i in range(0, 20, 4))
+
+
+def _parse(kind: type[_Document], data: bytes) -> _Document:
+    """A document of this kind. Raises EnrolmentError."""
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise EnrolmentError(f"it has {len(data)} bytes, at most {DOCUMENT_BYTES_MAX} are expected")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, fault["loc"]))[:80]
+        raise EnrolmentError(f"{where or 'it'}: {fault['msg'][:200]}") from None
