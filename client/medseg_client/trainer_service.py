@@ -70,9 +70,7 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         """A model package in, a receipt out."""
         return self._answer("publish", request_iterator, context)
 
-    def _answer(
-        self, kind: Kind, chunks: Iterable[Chunk], context: grpc.ServicerContext
-    ) -> Iterator[Chunk]:
+    def _answer(self, kind: Kind, chunks: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:
         """The reply in chunks; computing ends when the caller's deadline has passed."""
         try:
             is_over = _over_at(context.time_remaining())

@@ -8,10 +8,8 @@ import hashlib
 import json
 from typing import Annotated, Literal, Self, TypeVar
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg_core.errors import EnrolmentError, PublicKeyError
@@ -19,6 +17,7 @@ from medseg_core.wire.header import WIRE_VERSION, Name
 from medseg_core.wire.signatures import public_key_of
 
 DOCUMENT_BYTES_MAX = 64 * 1024
+GATEWAY_NAME = "gateway.medseg.internal"  # in its certificate, whatever address it has: nginx knows names only
 _Text = Annotated[str, Field(min_length=1, max_length=16 * 1024)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
 
@@ -65,6 +64,12 @@ class SiteRequest(_Signed):
     node_key: _Text  # EC, OpenSSH: who the node is to Flower
     certificate_request: _Text  # PKCS 10, PEM: for the client certificate of TLS
 
+    @property
+    def fingerprint(self) -> str:
+        """What the hospital's people and the coordinator's compare: 80 bits over all keys of the site."""
+        keys = (self.signing_key, self.node_key, self.certificate_request)
+        return short_digest("\x00".join(keys).encode())
+
 
 class SiteKit(_Signed):
     """What the coordinator sends back: where to connect, whom to obey, and a certificate."""
@@ -77,6 +82,11 @@ class SiteKit(_Signed):
     authority: _Text  # certificate of the federation's authority, PEM
     certificate: _Text  # of this site, PEM
 
+    @property
+    def fingerprint(self) -> str:
+        """What both compare: 80 bits over the coordinator's signing key and its authority; of all sites the same."""
+        return short_digest(f"{self.signing_key}\x00{self.authority}".encode())
+
 
 def read_request(data: bytes) -> SiteRequest:
     """The request in a file, its signature checked. Raises EnrolmentError."""
@@ -86,22 +96,10 @@ def read_request(data: bytes) -> SiteRequest:
 
 
 def read_kit(data: bytes) -> SiteKit:
-    """The kit in a file, its signature checked; whose it is, `kit_fingerprint` tells. Raises EnrolmentError."""
+    """The kit in a file, its signature checked; whose it is, its fingerprint tells. Raises EnrolmentError."""
     kit = _parse(SiteKit, data)
     kit.verify()
     return kit
-
-
-def kit_fingerprint(kit: SiteKit) -> str:
-    """What the coordinator's and the hospital's people compare: 80 bits over its signing key and its authority.
-
-    Raises EnrolmentError.
-    """
-    try:
-        authority = x509.load_pem_x509_certificate(kit.authority.encode())
-    except ValueError:
-        raise EnrolmentError("the certificate of its authority cannot be read") from None
-    return short_digest(kit.verify().public_bytes_raw() + authority.public_bytes(Encoding.DER))
 
 
 def short_digest(data: bytes) -> str:

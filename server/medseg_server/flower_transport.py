@@ -107,7 +107,9 @@ class FlowerTransport:
 def _message(request: bytes, node: int, *, ttl_s: float) -> Message:
     """A request as Flower's message; of one broadcast, Flower stores the payload once."""
     head, payload = split_payload(request)
-    arrays = {name: Array("uint8", (len(d),), "bytes", d) for name, d in (("head", head), ("payload", payload))}
+    arrays = {
+        name: Array("uint8", (len(d),), "bytes", d) for name, d in (("head", head), ("payload", payload))
+    }
     return Message(RecordDict({"envelope": ArrayRecord(arrays)}), node, "query", ttl=ttl_s)
 
 
