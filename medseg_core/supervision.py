@@ -95,7 +95,7 @@ class Supervisor:
         unit.started = time.monotonic()
         for service in unit.services:
             with _log(self._logs, service.name).open("ab") as log:
-                unit.running[service.name] = subprocess.Popen(
+                unit.running[service.name] = subprocess.Popen(  # noqa: S603
                     service.command,
                     env={**os.environ, "PATH": _search_path(), **service.environment},
                     stdin=subprocess.DEVNULL,

@@ -56,7 +56,7 @@ def accept(folder: SiteFolder, kit: SiteKit) -> None:
         raise EnrolmentError(f"the kit is for site {kit.site}, and this is {folder.settings.name}")
     certificate = x509.load_pem_x509_certificate(kit.certificate.encode())
     ours = serialization.load_pem_private_key(folder.key("tls").read_bytes(), None)
-    if certificate.public_key() != ours.public_key():  # type: ignore[union-attr]
+    if certificate.public_key() != ours.public_key():
         raise EnrolmentError(
             "the kit's certificate is for another key. Send the newest request to the coordinator"
         )

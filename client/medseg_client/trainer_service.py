@@ -39,7 +39,7 @@ def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
         maximum_concurrent_rpcs=CALLS_MAX,
     )
-    trainer_pb2_grpc.add_TrainerServicer_to_server(TrainerService(trainer), server)
+    trainer_pb2_grpc.add_TrainerServicer_to_server(TrainerService(trainer), server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{socket}")
     server.start()
     try:
@@ -54,19 +54,19 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
-    def Describe(self, request_iterator, context):  # noqa: N802
+    def Describe(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
         """Case counts of this site."""
         return self._answer("describe", request_iterator, context)
 
-    def Train(self, request_iterator, context):  # noqa: N802
+    def Train(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
         """A global model in, an update out."""
         return self._answer("train", request_iterator, context)
 
-    def Evaluate(self, request_iterator, context):  # noqa: N802
+    def Evaluate(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
         """A global model in, scores out."""
         return self._answer("evaluate", request_iterator, context)
 
-    def Publish(self, request_iterator, context):  # noqa: N802
+    def Publish(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
         """A model package in, a receipt out."""
         return self._answer("publish", request_iterator, context)
 
@@ -75,13 +75,18 @@ class TrainerService(trainer_pb2_grpc.TrainerServicer):
         try:
             is_over = _over_at(context.time_remaining())
             request_bytes = join(chunks, max_bytes=MAX_REQUEST_BYTES)
-            if (found := Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header.kind) != kind:
-                raise WireError(RefusalCode.MALFORMED, f"a request of kind {found} to {kind}")
+            _require_kind(request_bytes, kind)
             reply = self._trainer.handle(request_bytes, is_over=is_over)
         except WireError as error:
             self._trainer.on_fault(error)
             _refuse(context, RefusalCode(error.code))
         yield from cut(reply)
+
+
+def _require_kind(request_bytes: bytes, kind: Kind) -> None:
+    """The request is of the kind that the call is for. Raises WireError."""
+    if (found := Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header.kind) != kind:
+        raise WireError(RefusalCode.MALFORMED, f"a request of kind {found} to {kind}")
 
 
 def _over_at(seconds_left: float | None) -> Callable[[], bool]:

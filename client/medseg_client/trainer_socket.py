@@ -1,6 +1,5 @@
 """The network side's way to the trainer: one call, one reply, or a code why there is none. Imports no torch."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def ask_trainer(socket: Path, request: bytes, *, deadline_s: float) -> bytes:
     _require_own_socket(socket)
     options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"unix:{socket}", options) as channel:
-        call = getattr(TrainerStub(channel), kind.capitalize())
+        call = getattr(TrainerStub(channel), kind.capitalize())  # type: ignore[no-untyped-call]
         try:
             return join(call(cut(request), timeout=deadline_s), max_bytes=ENVELOPE_BYTES_MAX)
         except grpc.RpcError as error:
@@ -34,7 +33,7 @@ def ask_trainer(socket: Path, request: bytes, *, deadline_s: float) -> bytes:
 def _require_own_socket(socket: Path) -> None:
     """The socket is one, and belongs to this user or to the owner of its folder. Raises WireError."""
     try:
-        found, folder = os.lstat(socket), os.stat(socket.parent)
+        found, folder = socket.lstat(), socket.parent.stat()
     except OSError as error:
         raise WireError(RefusalCode.TRAINER_AWAY, f"{socket}: {error.strerror}") from None
     if not stat.S_ISSOCK(found.st_mode):

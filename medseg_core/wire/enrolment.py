@@ -17,7 +17,9 @@ from medseg_core.wire.header import WIRE_VERSION, Name
 from medseg_core.wire.signatures import public_key_of
 
 DOCUMENT_BYTES_MAX = 64 * 1024
-GATEWAY_NAME = "gateway.medseg.internal"  # in its certificate, whatever address it has: nginx knows names only
+GATEWAY_NAME = (
+    "gateway.medseg.internal"  # in its certificate, whatever address it has: nginx knows names only
+)
 _Text = Annotated[str, Field(min_length=1, max_length=16 * 1024)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
 

@@ -84,7 +84,7 @@ class FlowerControl:
         command = [program("flwr"), *words, "--format", "json"]
         environment = {**os.environ, **QUIET, "FLWR_HOME": str(self._home)}
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603
                 command, env=environment, capture_output=True, timeout=PATIENCE_S, check=False
             )
             answer = json.loads(done.stdout)

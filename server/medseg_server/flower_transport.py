@@ -128,6 +128,6 @@ def _code_in(reply: Message) -> str:
     """A relay's code, one of ours whatever it says."""
     record = reply.content.config_records.get("relay", ConfigRecord())
     try:
-        return str(RefusalCode(record.get("code", "")))
+        return str(RefusalCode(str(record.get("code", ""))))
     except ValueError:
         return str(RefusalCode.MALFORMED)
