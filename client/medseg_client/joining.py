@@ -12,7 +12,7 @@ from medseg_client.site_folder import SiteFolder, SiteSettings
 from medseg_core.config import Experiment, experiment_sha256, experiment_toml
 from medseg_core.errors import EnrolmentError, EnrolmentFileError, OccupiedSiteFolderError
 from medseg_core.files import write_atomic, write_private
-from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, read_request
+from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, read_request, sign
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
 
 
@@ -82,12 +82,13 @@ def _request(
     public = node_key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    return SiteRequest(
+    request = SiteRequest(
         signing_key=public_text(signing_key.public_key()),
         site=name,
         node_key=public.decode(),
         certificate_request=csr.public_bytes(serialization.Encoding.PEM).decode(),
-    ).signed(signing_key)
+    )
+    return sign(request, signing_key)
 
 
 def stored_request(folder: SiteFolder) -> SiteRequest:

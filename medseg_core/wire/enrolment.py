@@ -6,7 +6,7 @@ that it says it has; who that is, people confirm to each other by reading finger
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -32,15 +32,12 @@ class _Signed(BaseModel):
     signing_key: _Text  # of the sender
     signature: str = ""
 
-    def signed(self, key: Ed25519PrivateKey) -> Self:
-        """The same document with its signature."""
-        return self.model_copy(update={"signature": key.sign(self._signed_bytes()).hex()})
-
     def to_json(self) -> bytes:
         """The document as a file."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
-    def _signed_bytes(self) -> bytes:
+    def signed_bytes(self) -> bytes:
+        """What the signature is over."""
         document = self.model_dump(mode="json", exclude={"signature"})
         return b"medseg enrolment 1\x00" + json.dumps(document, sort_keys=True).encode()
 
@@ -48,7 +45,7 @@ class _Signed(BaseModel):
         """The key that signed the document. Raises EnrolmentError."""
         try:
             key = public_key_of(self.signing_key)
-            key.verify(bytes.fromhex(self.signature), self._signed_bytes())
+            key.verify(bytes.fromhex(self.signature), self.signed_bytes())
         except (InvalidSignature, ValueError, PublicKeyError):
             raise EnrolmentError("its signature does not fit: it was changed after it was written") from None
         return key
@@ -88,6 +85,11 @@ class SiteKit(_Signed):
     def fingerprint(self) -> str:
         """What both compare: 80 bits over the coordinator's signing key and its authority; of all sites the same."""
         return short_digest(f"{self.signing_key}\x00{self.authority}".encode())
+
+
+def sign(document: _Document, key: Ed25519PrivateKey) -> _Document:
+    """The document with its signature; `signing_key` is the public half of `key`."""
+    return document.model_copy(update={"signature": key.sign(document.signed_bytes()).hex()})
 
 
 def read_request(data: bytes) -> SiteRequest:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -59,7 +59,7 @@ def site_certificate(authority: Authority, site: str, request_pem: str) -> x509.
         request = x509.load_pem_x509_csr(request_pem.encode())
         is_signed = request.is_signature_valid
         key = request.public_key()
-    except (ValueError, InvalidSignature, TypeError):
+    except (ValueError, InvalidSignature, TypeError, UnsupportedAlgorithm):
         raise EnrolmentError("its certificate request cannot be read") from None
     if not is_signed or not isinstance(key, ec.EllipticCurvePublicKey):
         raise EnrolmentError("its certificate request is not signed by an EC key of its own")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tomli_w
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -16,6 +17,7 @@ from medseg_core.wire.enrolment import (
     SiteKit,
     SiteRequest,
     read_request,
+    sign,
 )
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
 from medseg_server.certificates import (
@@ -81,7 +83,8 @@ def enrol(folder: ServerFolder, request: SiteRequest) -> SiteKit:
         address=settings.address,
         authority=_pem(authority.certificate).decode(),
         certificate=_pem(certificate).decode(),
-    ).signed(signing_key)
+    )
+    kit = sign(kit, signing_key)
     entry = Enrolled(
         site=request.site,
         signing_key=request.signing_key,
@@ -119,7 +122,7 @@ def _check_node_key(text: str) -> None:
     """An EC public key in OpenSSH's format, on one line. Raises EnrolmentError."""
     try:
         key = serialization.load_ssh_public_key(text.encode())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise EnrolmentError("its node key cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise EnrolmentError("its node key is not an EC key")
