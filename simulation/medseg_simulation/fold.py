@@ -37,9 +37,7 @@ class Compute:
     """What trains: neither changes a result, but a device may round differently."""
 
     device: torch.device
-    sites_at_once: (
-        int  # or baselines; each with the experiment's cpu_threads and its own network and batch in memory
-    )
+    sites_at_once: int  # or baselines; each with its own network and batch in memory, and cpu_threads
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,18 @@ def run_fold(
 ) -> FoldResult:
     """Train the federation and its baselines, then score each chosen model once on every site's test cases."""
     plans = plan_models(experiment, data)
-    clock = _Clock()
+    clock, stop = _Clock(), threading.Event()
+
+    def train_one(plan: ModelPlan) -> Trained:
+        return train(
+            _open(plan, plan.data, folder, compute, stop=stop, resume=resume, on_round=watch.on_round)
+        )
+
     watch.on_stage("training")
-    stop = threading.Event()
-    runs = {
-        plan.name: _open(plan, plan.data, folder, compute, stop=stop, resume=resume, on_round=watch.on_round)
-        for plan in plans
-    }
     with clock.of("global"):
-        trained = {"global": train(runs.pop("global"))}
+        trained = {"global": train_one(plans[0])}
     with clock.of("baselines"):
-        alone = {name: partial(train, run) for name, run in runs.items()}
+        alone = {plan.name: partial(train_one, plan) for plan in plans[1:]}
         with closing(side_by_side(alone, at_once=compute.sites_at_once, stop=stop)) as baselines:
             trained |= {name: baseline.result() for name, baseline in baselines}
     watch.on_stage("scoring the test cases")
@@ -113,7 +112,7 @@ def run_fold(
 
 
 def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[ModelPlan]:
-    """The global model and the baselines asked for.
+    """The global model, first, and the baselines asked for.
 
     A baseline is a federation of one site that keeps its optimiser's memory: the same recipe, passes and choice of
     checkpoint, and equal to plain training on those cases.
@@ -163,6 +162,9 @@ def _open(
     identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
     faults: list[Exception] = []
+    over = (
+        threading.Event()
+    )  # of this run alone: what ends it must be heard before others say that they were stopped
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
         site: Trainer(
@@ -180,7 +182,13 @@ def _open(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(trainers, faults, stop=stop, at_once=compute.sites_at_once),
+        InProcessTransport(
+            trainers,
+            faults,
+            stop=over,
+            is_over=lambda: over.is_set() or stop.is_set(),
+            at_once=compute.sites_at_once,
+        ),
         store,
         on_round=lambda record: on_round(plan.name, record),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_experiment, make_site_data, newest_sha256
+from builders import make_experiment, make_request, make_site_data, newest_sha256
 
 from medseg_client.trainer import Trainer
 from medseg_core.config import Experiment
@@ -44,8 +44,9 @@ def make_transport(
 ) -> InProcessTransport:
     """Sites that answer with a function each."""
     trainers = {name: Scripted(answer) for name, answer in sites.items()}
+    stop = stop or threading.Event()
     return InProcessTransport(
-        trainers, [] if faults is None else faults, stop=stop or threading.Event(), at_once=at_once
+        trainers, [] if faults is None else faults, stop=stop, is_over=stop.is_set, at_once=at_once
     )
 
 
@@ -85,6 +86,30 @@ def test_baselines_at_once_change_no_bit_of_a_model(tmp_path: Path) -> None:
         model={"dropout": 0.3}, simulation={"partition": "natural", "baselines": ["local", "pooled"]}
     )
     assert fold_models(tmp_path / "3", experiment, 3) == fold_models(tmp_path / "1", experiment, 1)
+
+
+def test_so_many_baselines_train_at_the_same_time(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=LONG_S)
+
+    def meet(model: str, record: Mapping[str, Any]) -> None:
+        if model != "global" and record["round"] == 1 and "validation_dice" not in record:
+            both.wait()
+
+    experiment = make_experiment(simulation={"partition": "natural", "baselines": ["local"]})
+    data = {site: make_site_data(site) for site in ("north", "south")}
+    watch = FoldWatch(on_round=meet, on_stage=lambda text: None)
+    run_fold(experiment, data, tmp_path, compute=Compute(CPU, 2), resume=False, watch=watch)
+
+
+def test_a_run_that_ends_early_does_not_stop_the_others(tmp_path: Path) -> None:
+    experiment, stop = make_experiment(), threading.Event()
+    data = {"north": make_site_data("north")}
+    (plan,) = plan_models(experiment, data)
+    run = _open(plan, data, tmp_path, Compute(CPU, 1), stop=stop, resume=False, on_round=ignore)
+    left = run.transport.exchange({"north": make_request(experiment, "describe")}, LONG_S)
+    assert next(left).absence == "bad_signature"  # another coordinator's request
+    left.close()  # type: ignore[attr-defined]
+    assert not stop.is_set()
 
 
 def test_so_many_sites_work_at_the_same_time() -> None:
