@@ -447,6 +447,13 @@ class FlowerError(RunError):
         )
 
 
+class MissingProgramError(RunError):
+    """A program that medseg starts is not installed."""
+
+    def __init__(self, program: str, remedy: str) -> None:
+        super().__init__(f"the program {program} was not found. Install it: {remedy}")
+
+
 class UnknownRunError(RunError):
     """No run has that name."""
 

@@ -6,6 +6,7 @@ What dies with its supervisor unnoticed (a kill -9) is found by the next one and
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import psutil
 
+from medseg_core.errors import MissingProgramError
 from medseg_core.files import write_atomic
 
 LOOK_S = 0.25
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # between restarts: doubled each time
 STEADY_S = 60.0  # a process that ran so long starts with the first pause again
 STOP_S = 10.0  # between asking a process to end and ending it
+_ROOTS_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where nginx lies, and not in everybody's search path
 LOG_BYTES_MAX = 10_000_000  # then it becomes NAME.1.log when the process is next started
 
 
@@ -136,8 +139,11 @@ def _search_path() -> str:
 
 
 def nginx(configuration: Path, error_log: Path) -> tuple[str, ...]:
-    """nginx in the foreground."""
-    command = ("nginx", "-e", str(error_log), "-p", str(configuration.parent), "-c", str(configuration))
+    """nginx in the foreground. Raises MissingProgramError."""
+    found = shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *_ROOTS_FOLDERS)))
+    if found is None:
+        raise MissingProgramError("nginx", "apt-get install nginx-light, or your system's package of nginx")
+    command = (found, "-e", str(error_log), "-p", str(configuration.parent), "-c", str(configuration))
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     return (*command, "-g", "user root;") if is_root else command  # or workers could not enter the folder
 
