@@ -1,10 +1,10 @@
 """The code beside trainer.proto is what protoc makes of it."""
 
-import sys
 from pathlib import Path
 
-import medseg_client
 from grpc_tools import protoc
+
+import medseg_client
 
 
 def test_the_generated_code_is_that_of_the_protocol(tmp_path: Path) -> None:
