@@ -1,4 +1,5 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Python 3.11 and make are all that is needed.
+# For a fresh machine: `make demo`, `make federation` and `make test`. Python 3.11 and make are all that is needed; nginx,
+# the gateway of a federation, is installed with apt where it is missing.
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a package index for torch: a CPU or a CUDA build
 #   PYTHON=python3.11                                  the interpreter to start from
 PYTHON ?= python3
@@ -7,10 +8,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: demo install install-dev test quick lint format benchmark-accuracy clean
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: demo federation nginx proto install install-dev test quick lint format benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
+
+federation: install nginx  # FOLDER=where it is made
+	PATH="$(abspath $(BIN)):$$PATH" deploy/loopback.sh $(FOLDER)
+
+nginx:
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v nginx >/dev/null \
+	  || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq --yes --no-install-recommends nginx-light; }
 
 install: $(VENV)/.simulation
 install-dev: $(VENV)/.dev
@@ -28,7 +38,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.simulation
 
-test: quick
+test: quick nginx
 	$(BIN)/python -m pytest tests/architecture tests/integration
 
 quick: install-dev
@@ -45,9 +55,13 @@ SEEDS ?= 0,1,2
 benchmark-accuracy: install-dev  # DATA=folder that holds those tasks; hours
 	$(BIN)/python tests/benchmarks/accuracy.py $(DATA) --tasks $(TASKS) --seeds $(SEEDS)
 
+proto: install-dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path=client --python_out=client --pyi_out=client --grpc_python_out=client \
+	  client/medseg_client/protocol/trainer.proto
+
 format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo federation build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

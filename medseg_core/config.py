@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,6 +25,9 @@ class Section(BaseModel):
     """A strict, frozen part of an experiment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_Document = TypeVar("_Document", bound=Section)
 
 
 class Channel(Section):
@@ -224,23 +227,32 @@ class Experiment(Section):
 
 def read_experiment(path: Path) -> Experiment:
     """The experiment in a TOML file. Raises ExperimentFileError with every fault found."""
+    return parse_experiment(read_toml(path), source=str(path))
+
+
+def parse_experiment(document: dict[str, Any], *, source: str) -> Experiment:
+    """The experiment in a parsed document. Raises ExperimentFileError naming `source`."""
+    return parse_document(Experiment, document, source=source)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises ExperimentFileError."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExperimentFileError(
             str(path), ["no such file. Give an experiment file, or --preset NAME"]
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ExperimentFileError(str(path), [f"not readable as TOML ({error})"]) from None
-    return parse_experiment(document, source=str(path))
 
 
-def parse_experiment(document: dict[str, Any], *, source: str) -> Experiment:
-    """The experiment in a parsed document. Raises ExperimentFileError naming `source`."""
+def parse_document(kind: type[_Document], document: dict[str, Any], *, source: str) -> _Document:
+    """A parsed document as settings of `kind`. Raises ExperimentFileError naming `source`, with every fault found."""
     try:
-        return Experiment.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise ExperimentFileError(source, [_sentence(fault) for fault in error.errors()]) from None
+        raise ExperimentFileError(source, [_sentence(kind, fault) for fault in error.errors()]) from None
 
 
 def experiment_toml(experiment: Experiment) -> str:
@@ -253,7 +265,7 @@ def experiment_sha256(experiment: Experiment) -> str:
     return hashlib.sha256(experiment_toml(experiment).encode()).hexdigest()
 
 
-def _sentence(fault: Any) -> str:
+def _sentence(kind: type[Section], fault: Any) -> str:
     """One pydantic fault as a sentence with section, key and remedy."""
     where = [str(part) for part in fault["loc"]]
     section, key = ".".join(where[:-1]), where[-1] if where else ""
@@ -263,15 +275,15 @@ def _sentence(fault: Any) -> str:
             if where
             else (fault["msg"].removeprefix("Value error, "))
         )
-    known = _keys_at(where[:-1])
+    known = _keys_at(kind, where[:-1])
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"[{section}] has no key {key!r}; {hint}" if section else f"there is no section [{key}]; {hint}"
 
 
-def _keys_at(location: list[str]) -> list[str]:
+def _keys_at(kind: type[Section], location: list[str]) -> list[str]:
     """Known keys of the section at a location."""
-    model: Any = Experiment
+    model: Any = kind
     for part in location:
         annotation = (
             model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model

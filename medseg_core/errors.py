@@ -200,6 +200,16 @@ class BusyFolderError(StorageError):
         )
 
 
+class SocketPathError(StorageError):
+    """A unix socket cannot have so long a path."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        super().__init__(
+            f"{path} is {len(str(path).encode())} bytes long, and a socket's path at most {longest}. "
+            "Choose a folder nearer to the root."
+        )
+
+
 class DifferentExperimentError(StorageError):
     """The folder holds a run of another experiment."""
 
@@ -385,3 +395,89 @@ class SegmentationMemoryError(RunError):
             f"case {case_id}: out of memory on {device} while segmenting {size} voxels. Use --device cpu, a device "
             "with more memory, or a smaller part of the image."
         )
+
+
+# ---- enrolment -------------------------------------------------------------------------------------------------
+
+
+class EnrolmentError(MedsegError):
+    """A request or kit cannot be used; `fault` says why."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(fault)
+
+
+class EnrolmentFileError(EnrolmentError):
+    """A file is not the request or kit that is needed."""
+
+    def __init__(self, path: Path, fault: str, remedy: str) -> None:
+        super().__init__(f"{path}: {fault}. {remedy}")
+
+
+class NoServerFolderError(StorageError):
+    """The folder is not a coordinator's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds no server.toml. Make it with `medseg-server init`, or name another."
+        )
+
+
+class OccupiedServerFolderError(StorageError):
+    """A new federation needs a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not empty. Choose a new folder for the federation.")
+
+
+class RosterError(StorageError):
+    """The list of enrolled sites cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged. Restore it from a copy, or enrol the sites again.")
+
+
+class FlowerError(RunError):
+    """Flower's command line did not do what it was asked."""
+
+    def __init__(self, command: str, answer: str) -> None:
+        super().__init__(
+            f"flwr {command} failed: {answer}. Is `medseg-server up` running? Its logs/ tell more."
+        )
+
+
+class MissingProgramError(RunError):
+    """A program that medseg starts is not installed."""
+
+    def __init__(self, program: str, remedy: str) -> None:
+        super().__init__(f"the program {program} was not found. Install it: {remedy}")
+
+
+class UnknownRunError(RunError):
+    """No run has that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        listed = ", ".join(known[-5:]) or "none yet"
+        super().__init__(f"there is no run {name!r}. The latest are: {listed}.")
+
+
+class NoSiteFolderError(StorageError):
+    """The folder is not a site's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} holds no site.toml. Make it with `medseg-site init`, or name another.")
+
+
+class NotJoinedError(StorageError):
+    """The site is part of no federation yet."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} has no kit. Take the coordinator's with `medseg-site join {folder} KIT`.")
+
+
+class OccupiedSiteFolderError(StorageError):
+    """A new site needs a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not empty. Choose a new folder for the site.")

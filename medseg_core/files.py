@@ -33,6 +33,15 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """A new file that its owner alone can read, at no moment anybody else. Raises OSError, also where one is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a rename in the folder to disk, where the system can flush a folder (Windows cannot)."""
     if os.name != "posix":
@@ -70,6 +79,15 @@ def sole_use(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether another process is inside `sole_use` of the folder."""
+    try:
+        with sole_use(folder):
+            return False
+    except BusyFolderError:
+        return True
 
 
 @contextlib.contextmanager

@@ -1,8 +1,16 @@
 """The cases of one site, prepared for one experiment."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from medseg_core.cohort.cache import prepare_cases
+from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.cohort.split import Fold, split_cases
+from medseg_core.config import Experiment
+from medseg_core.errors import FaultyCasesError
+from medseg_core.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -12,6 +20,40 @@ class SiteData:
     train: tuple[PreprocessedCase, ...]
     validation: tuple[PreprocessedCase, ...]
     test: tuple[PreprocessedCase, ...]
+
+
+def open_site_data(
+    data: Path, experiment: Experiment, *, site: str, cache: Path, on_warning: Callable[[str], None]
+) -> SiteData:
+    """Read, check, prepare and split every case of a hospital's folder, whatever its `site` column says.
+
+    Raises:
+        ManifestError: the list of cases does not serve.
+        FaultyCasesError: some cases are faulty; lists them all.
+        TooFewPatientsError: too few patients to split.
+    """
+    cohort = read_cohort(data, experiment.task)
+    prepared = prepare_cases(
+        cohort.cases, experiment.task, cache, threads=experiment.training.cpu_threads, on_case=lambda: None
+    )
+    if prepared.faults:
+        raise FaultyCasesError([fault.error for fault in prepared.faults], len(cohort.cases))
+    for warning in (*cohort.warnings, *prepared.warnings):
+        on_warning(warning)
+    cases = sorted(prepared.cases.values(), key=lambda c: c.case.case_id)
+    return split_site([replace(c, case=replace(c.case, site=site)) for c in cases], experiment, site=site)
+
+
+def split_site(
+    cases: Sequence[PreprocessedCase], experiment: Experiment, *, site: str, fold: Fold | None = None
+) -> SiteData:
+    """A site's prepared cases by purpose. Raises TooFewPatientsError."""
+    seed = derive_seed(experiment.federation.seed, purpose="split")
+    by_id = {c.case.case_id: c for c in cases}
+    split = split_cases([c.case for c in cases], site=site, seed=seed, fold=fold)
+    return SiteData(
+        *(tuple(by_id[c.case_id] for c in part) for part in (split.train, split.validation, split.test))
+    )
 
 
 def case_counts(data: SiteData) -> dict[str, int]:

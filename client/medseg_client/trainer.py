@@ -50,7 +50,6 @@ class Trainer:
 
     `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
     cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
-    Training ends at the next step once `is_over`.
     """
 
     def __init__(
@@ -62,16 +61,15 @@ class Trainer:
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
-        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._identity, self._state, self._device = identity, state, device
         self._approved, self._data_of = approved, data_of
-        self._on_fault, self._is_over = on_fault, is_over
+        self.on_fault = on_fault
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
 
-    def handle(self, request_bytes: bytes) -> bytes:
-        """The reply or refusal to a request.
+    def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
+        """The reply or refusal to a request. Training ends at the next step once `is_over`.
 
         Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
         """
@@ -84,12 +82,12 @@ class Trainer:
             )
         try:
             with self._one_at_a_time:
-                return self._answer(envelope, request_bytes)
+                return self._answer(envelope, request_bytes, is_over)
         except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
-            self._on_fault(error)
+            self.on_fault(error)
             return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
 
-    def _answer(self, envelope: Envelope, request_bytes: bytes) -> bytes:
+    def _answer(self, envelope: Envelope, request_bytes: bytes, is_over: Callable[[], bool]) -> bytes:
         """The stored reply of a repeated request, or a new one."""
         request = envelope.header
         if (stored := self._state.recall(request, request_bytes)) is not None:
@@ -99,7 +97,7 @@ class Trainer:
         with device_guard(self._device, experiment.training):
             match request.kind:
                 case "train":
-                    return self._train(envelope, request_bytes, experiment)
+                    return self._train(envelope, request_bytes, experiment, is_over)
                 case "evaluate":
                     return self._evaluate(envelope, request_bytes, experiment)
                 case "describe":
@@ -129,7 +127,9 @@ class Trainer:
         self._state.commit(request, request_bytes, reply)
         return reply
 
-    def _train(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+    def _train(
+        self, envelope: Envelope, request_bytes: bytes, experiment: Experiment, is_over: Callable[[], bool]
+    ) -> bytes:
         """Train for a round from the model sent and the state last counted; reply with the difference."""
         request = envelope.header
         network, spec = self._network(experiment)
@@ -142,7 +142,7 @@ class Trainer:
             context=RoundContext(request.site, request.round),
             start=start,
             memory=memory,
-            is_over=self._is_over,
+            is_over=is_over,
         )
         try:
             reply = release_update(

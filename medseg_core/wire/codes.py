@@ -24,6 +24,7 @@ class RefusalCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     DEADLINE = "deadline"
+    TRAINER_AWAY = "trainer_away"
     INTERNAL = "internal"
 
 
@@ -46,5 +47,6 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.OUT_OF_MEMORY: "The site's device has too little memory. Lower batch size or patch size.",
     RefusalCode.DIVERGED: "The site's training ended in numbers that are not finite. Lower the learning rate.",
     RefusalCode.DEADLINE: "The work was not done before the deadline. Raise it, or look at the site's load.",
+    RefusalCode.TRAINER_AWAY: "The site's trainer does not answer. The site starts it again.",
     RefusalCode.INTERNAL: "The site met an unexpected fault. The site's log names it.",
 }

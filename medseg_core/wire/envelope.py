@@ -77,6 +77,17 @@ class Envelope:
         )
 
 
+def split_payload(data: bytes) -> tuple[bytes, bytes]:
+    """The bytes of an envelope as head and payload: of one broadcast, all sites share the payload.
+
+    Joined they are the envelope again. Raises WireError for bytes whose lengths do not fit.
+    """
+    view = memoryview(data)
+    header_length, _ = _checked_lengths(view, max_bytes=len(view))
+    payload_at = _FRAME.size + header_length + SIGNATURE_BYTES
+    return bytes(view[:payload_at]), bytes(view[payload_at:])
+
+
 def seal(header: Header, payload: bytes, private_key: Ed25519PrivateKey) -> Envelope:
     """The signed envelope, payload length and SHA-256 filled in. Raises WireError when they disagree."""
     named = {

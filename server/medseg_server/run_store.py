@@ -64,7 +64,11 @@ class RunStore:
             raise UnusableFolderError(self.folder, error.strerror or type(error).__name__) from error
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of one kind; a torn last line (a crash while writing) is passed over."""
+        """The whole lines of one kind."""
+        return [record for record in self.all_events() if record["event"] == name]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """The whole lines; a torn last line (a crash while writing) is passed over."""
         try:
             text = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -77,7 +81,7 @@ class RunStore:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if isinstance(record, dict) and record.get("event") == name:
+            if isinstance(record, dict) and "event" in record:
                 found.append(record)
         return found
 

@@ -174,7 +174,6 @@ def _open(
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
             device=compute.device,
             on_fault=faults.append,
-            is_over=lambda: over.is_set() or stop.is_set(),
         )
         for site in largest_first
     }
@@ -183,7 +182,13 @@ def _open(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(trainers, faults, stop=over, at_once=compute.sites_at_once),
+        InProcessTransport(
+            trainers,
+            faults,
+            stop=over,
+            is_over=lambda: over.is_set() or stop.is_set(),
+            at_once=compute.sites_at_once,
+        ),
         store,
         on_round=lambda record: on_round(plan.name, record),
     )

@@ -1,7 +1,7 @@
 """The in-process transport: the same envelopes, handed to trainers in threads of this process."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
@@ -15,8 +15,8 @@ from medseg_simulation.side_by_side import side_by_side
 class InProcessTransport:
     """Carries envelopes to trainers, in their order, to `at_once` of them at the same time.
 
-    `stop` is set when nobody waits for an answer any more, and the trainers heed it. A fault at a virtual site is
-    raised, not coded: its owner sits here.
+    `stop` is set when nobody waits for an answer any more; the trainers end at the next step once `is_over`. A fault at
+    a virtual site is raised, not coded: its owner sits here.
     """
 
     def __init__(
@@ -25,9 +25,11 @@ class InProcessTransport:
         faults: list[Exception],
         *,
         stop: threading.Event,
+        is_over: Callable[[], bool],
         at_once: int,
     ) -> None:
-        self._trainers, self._faults, self._stop, self._at_once = trainers, faults, stop, at_once
+        self._trainers, self._faults, self._at_once = trainers, faults, at_once
+        self._stop, self._is_over = stop, is_over
 
     def sites(self) -> tuple[str, ...]:
         """All virtual sites."""
@@ -45,7 +47,8 @@ class InProcessTransport:
                 yield self._delivery(site, answer)
 
     def _ask(self, site: str, requests: Mapping[str, bytes]) -> bytes:
-        return self._trainers[site].handle(requests[site])  # bytes are made here, when they are needed
+        request = requests[site]  # its bytes are made here, when they are needed
+        return self._trainers[site].handle(request, is_over=self._is_over)
 
     def _delivery(self, site: str, answer: Future[bytes]) -> Delivery:
         """What a site's thread ended with. Raises what the site could not do."""

@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg_client.site_data import SiteData
+from medseg_client.site_data import SiteData, split_site
 from medseg_core.cohort.cache import prepare_cases
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
-from medseg_core.cohort.split import Fold, split_cases
+from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
 from medseg_core.errors import FaultyCasesError
-from medseg_core.seeding import derive_seed
 from medseg_simulation.partition import partition_patients, patient_facts
 
 
@@ -24,8 +23,9 @@ class VirtualSites:
 
     def split(self, experiment: Experiment, fold: Fold | None) -> dict[str, SiteData]:
         """Each site's cases by purpose. Raises TooFewPatientsError."""
-        seed = derive_seed(experiment.federation.seed, purpose="split")
-        return {site: _split_site(site, cases, seed, fold) for site, cases in self.cases.items()}
+        return {
+            site: split_site(cases, experiment, site=site, fold=fold) for site, cases in self.cases.items()
+        }
 
 
 def open_sites(
@@ -72,13 +72,4 @@ def _cases_of(
     own = [c for c in prepared.values() if c.case.patient_id in chosen]
     return tuple(
         replace(c, case=replace(c.case, site=site)) for c in sorted(own, key=lambda c: c.case.case_id)
-    )
-
-
-def _split_site(site: str, cases: tuple[PreprocessedCase, ...], seed: int, fold: Fold | None) -> SiteData:
-    """One site's prepared cases by purpose."""
-    by_id = {c.case.case_id: c for c in cases}
-    split = split_cases([c.case for c in cases], site=site, seed=seed, fold=fold)
-    return SiteData(
-        *(tuple(by_id[c.case_id] for c in part) for part in (split.train, split.validation, split.test))
     )

@@ -20,6 +20,11 @@ def test_the_wire_loads_neither_torch_nor_numpy(module):
     assert not loaded_by(f"import {module}") & {"torch", "numpy", "monai", "SimpleITK"}
 
 
+def test_the_network_side_of_a_site_loads_no_library_for_images():
+    heavy = {"torch", "numpy", "monai", "SimpleITK"}
+    assert not loaded_by("import medseg_client.trainer_socket") & heavy
+
+
 def test_reading_an_experiment_loads_no_heavy_library():
     assert not loaded_by("import medseg_core.config") & {"torch", "numpy", "monai", "SimpleITK", "matplotlib"}
 

@@ -31,7 +31,7 @@ class Scripted(Trainer):
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self.answer = answer
 
-    def handle(self, request_bytes: bytes) -> bytes:
+    def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
         return self.answer(request_bytes)
 
 
@@ -44,8 +44,9 @@ def make_transport(
 ) -> InProcessTransport:
     """Sites that answer with a function each."""
     trainers = {name: Scripted(answer) for name, answer in sites.items()}
+    stop = stop or threading.Event()
     return InProcessTransport(
-        trainers, [] if faults is None else faults, stop=stop or threading.Event(), at_once=at_once
+        trainers, [] if faults is None else faults, stop=stop, is_over=stop.is_set, at_once=at_once
     )
 
 

@@ -1,0 +1,123 @@
+"""`medseg-site`: the command line of a hospital."""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from medseg_client.site_folder import SiteFolder, SiteSettings
+from medseg_core.config import read_experiment
+from medseg_core.errors import MedsegError
+from medseg_core.files import sole_use
+
+app = typer.Typer(
+    help="Take part in a federation: images stay here, and what leaves is checked and signed here.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of this site.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Name of this site in the federation.")],
+    data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")],
+) -> None:
+    """Make a site: keys that never leave, site.toml, and the request for the coordinator."""
+    from medseg_client.joining import begin
+    from medseg_core.supervision import free_ports
+
+    egress_port, node_port = free_ports(2)
+    site = SiteFolder(folder)
+    settings = SiteSettings(name=name, data=data.absolute(), egress_port=egress_port, node_port=node_port)
+    request = begin(site, settings)
+    typer.echo(f"{folder} is ready. Send {site.request} to the coordinator, and by another way its")
+    typer.echo(f"fingerprint: {request.fingerprint}")
+
+
+@app.command()
+def join(
+    folder: Folder,
+    kit_file: Annotated[Path, typer.Argument(metavar="KIT", help="SITE.kit.json from the coordinator.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The federation's fingerprint, to join without being asked.")
+    ] = None,
+) -> None:
+    """Take the coordinator's kit after comparing its fingerprint."""
+    from medseg_client.joining import accept, read_kit_file
+
+    kit = read_kit_file(kit_file)
+    typer.echo(f"federation {kit.federation} at {kit.address}, fingerprint {kit.fingerprint}")
+    if fingerprint is None:
+        typer.confirm("Does the coordinator read the same fingerprint to you?", abort=True)
+    elif fingerprint != kit.fingerprint:
+        raise click.UsageError(f"the kit's fingerprint is {kit.fingerprint}, not {fingerprint}")
+    accept(SiteFolder(folder), kit)
+    typer.echo("joined. Next: medseg-site approve DIR EXPERIMENT.toml, then medseg-site up DIR")
+
+
+@app.command()
+def approve(
+    folder: Folder,
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="What would be trained.")],
+) -> None:
+    """Agree that an experiment is trained here."""
+    from medseg_client.joining import approve as agree
+
+    sha256 = agree(SiteFolder(folder), read_experiment(experiment))
+    typer.echo(f"approved experiment {sha256[:16]}")
+
+
+@app.command()
+def up(folder: Folder) -> None:
+    """Keep this site's processes running, in the foreground, until Ctrl-C or SIGTERM."""
+    from medseg_client.services import site_units
+    from medseg_core.supervision import Supervisor
+
+    site, stop = SiteFolder(folder), _stop_on_signals()
+
+    def say(name: str, state: str) -> None:
+        typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
+
+    with sole_use(folder / "run"):
+        Supervisor(site_units(site), folder, on_state=say).run(stop)
+
+
+@app.command()
+def trainer(folder: Folder) -> None:
+    """The process that sees the images; `up` starts it."""
+    from medseg_client.trainer_process import run_trainer
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run_trainer(SiteFolder(folder), _stop_on_signals())
+
+
+def _stop_on_signals() -> threading.Event:
+    """Set by SIGINT and SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def main() -> None:
+    """Run the command line; errors are one sentence on stderr and exit code 1."""
+    try:
+        code = app(standalone_mode=False)
+    except MedsegError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    raise SystemExit(code or 0)

@@ -1,0 +1,58 @@
+"""The network side of a site: Flower's ClientApp, which hands envelopes to the trainer's socket and replies back.
+
+It has no data, no GPU and no opinion: what it is given it passes on, and what it cannot pass on becomes a code.
+"""
+
+import time
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from medseg_client.trainer_socket import ask_trainer
+from medseg_core.errors import WireError
+from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.envelope import split_payload
+
+SOCKET_KEY = "trainer-socket"  # in the node's configuration, which is the site's own
+
+app = ClientApp()
+
+
+@app.query()
+def relay(message: Message, context: Context) -> Message:
+    """The trainer's reply to the envelope in `message`, or the code why there is none. Never raises."""
+    try:
+        request, seconds_left = _received(message)
+        reply = ask_trainer(Path(str(context.node_config[SOCKET_KEY])), request, deadline_s=seconds_left)
+        head, payload = split_payload(reply)
+        arrays = {"head": _packed(head), "payload": _packed(payload)}
+        content = RecordDict({"envelope": ArrayRecord(arrays), "relay": ConfigRecord({"code": ""})})
+    except WireError as error:
+        content = _code(RefusalCode(error.code))
+    except Exception:  # the edge of the site: whatever happened, no text of it leaves
+        content = _code(RefusalCode.INTERNAL)
+    return Message(content, reply_to=message)
+
+
+def _received(message: Message) -> tuple[bytes, float]:
+    """The envelope in a message, and the seconds that are left to answer it. Raises WireError."""
+    try:
+        arrays = message.content.array_records["envelope"]
+        request = arrays["head"].data + arrays["payload"].data
+    except (KeyError, TypeError):
+        raise WireError(RefusalCode.MALFORMED, "no envelope in the message") from None
+    seconds_left = message.metadata.created_at + message.metadata.ttl - time.time()
+    if seconds_left <= 0:
+        raise WireError(RefusalCode.DEADLINE, "the message came too late")
+    return request, seconds_left
+
+
+def _packed(data: bytes) -> Array:
+    """Bytes as an array, which Flower sends in pieces."""
+    return Array("uint8", (len(data),), "bytes", data)
+
+
+def _code(code: RefusalCode) -> RecordDict:
+    """A message that holds a code alone."""
+    return RecordDict({"relay": ConfigRecord({"code": str(code)})})

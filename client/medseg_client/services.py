@@ -1,0 +1,108 @@
+"""A site's processes: the trainer, the way out, and Flower's node with its relay."""
+
+import datetime as dt
+import ipaddress
+import secrets
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from medseg_client.site_folder import SiteFolder
+from medseg_core.files import write_atomic, write_private
+from medseg_core.supervision import Service, nginx, program
+from medseg_core.wire.enrolment import GATEWAY_NAME
+
+EGRESS_DAYS = 3650
+FLOWER_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+OnState = Callable[[str, str], None]
+
+
+def site_units(folder: SiteFolder) -> list[list[Service]]:
+    """Trainer, egress proxy, and the node with its executor, which die together: one alone would only look alive."""
+    settings, root = folder.settings, folder.root.absolute()
+    secret = root / "run" / "superexec.key"
+    if not secret.exists():
+        write_private(secret, secrets.token_hex(32).encode())
+    local = _local_certificate(folder)
+    node = [
+        *(program("flower-supernode"), "--superlink", f"127.0.0.1:{settings.egress_port}"),
+        *(
+            "--root-certificates",
+            str(local),
+            "--auth-supernode-private-key",
+            str(folder.key("node").absolute()),
+        ),
+        *("--host", "127.0.0.1", "--port", str(settings.node_port), "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(secret), "--node-config", f'trainer-socket="{folder.socket}"'),
+    ]
+    executor = [
+        *(program("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{settings.node_port}"),
+        *("--insecure", "--superexec-auth-secret-file", str(secret)),
+    ]
+
+    def home(name: str) -> dict[str, str]:
+        return {**FLOWER_QUIET, "FLWR_HOME": str(root / "run" / "flower" / name)}
+
+    trainer = (sys.executable, "-m", "medseg_client", "trainer", str(root))
+    egress = nginx(_write_egress(folder).absolute(), root / "logs" / "egress.error.log")
+    return [
+        [Service("trainer", trainer)],
+        [Service("egress", egress)],
+        [Service("node", tuple(node), home("node")), Service("relay", tuple(executor), home("relay"))],
+    ]
+
+
+def _write_egress(folder: SiteFolder) -> Path:
+    """nginx's configuration; returns its path."""
+    settings, address = folder.settings, folder.kit.address
+    values = {
+        "root": str(folder.root.absolute()),
+        "address": address,
+        "gateway_name": GATEWAY_NAME,
+        "egress_port": str(settings.egress_port),
+    }
+    text = (resources.files("medseg_client") / "egress.conf").read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    path = folder.root / "run" / "egress.conf"
+    write_atomic(path, text.encode())
+    return path
+
+
+def _local_certificate(folder: SiteFolder) -> Path:
+    """A certificate of this machine for the hop from node to egress proxy, made once."""
+    certificate, key_file = folder.root / "pki" / "egress.crt", folder.root / "pki" / "egress.key"
+    if certificate.exists():
+        return certificate.absolute()
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "medseg egress")])
+    now = dt.datetime.now(dt.UTC)
+    loopback = x509.SubjectAlternativeName(
+        [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    )
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=EGRESS_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(loopback, critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    pem = serialization.Encoding.PEM
+    write_private(
+        key_file,
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+    write_atomic(certificate, made.public_bytes(pem))
+    return certificate.absolute()

@@ -1,0 +1,114 @@
+"""A hospital's folder: settings, keys, what it agreed to. Each process reads it at its edge.
+
+site.toml              name, data, device; for people to edit
+keys/                  signing.key, node.key, tls.key: never leave
+NAME.request.json      for the coordinator
+kit.json               from the coordinator
+approved/SHA256.toml   experiments that this hospital agreed to train
+state/, cache/         what the trainer remembers of runs; prepared images
+run/trainer/           the trainer's socket
+logs/                  of the processes that `up` keeps running
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from medseg_core.config import (
+    Experiment,
+    Section,
+    experiment_sha256,
+    parse_document,
+    read_experiment,
+    read_toml,
+)
+from medseg_core.errors import NoSiteFolderError, NotJoinedError
+from medseg_core.wire.enrolment import SiteKit, read_kit
+from medseg_core.wire.header import Name
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class SiteSettings(Section):
+    """site.toml."""
+
+    name: Name
+    data: Path  # folder with a manifest.csv, or one of the layouts that medseg knows
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+    egress_port: Port  # on loopback: the one way out
+    node_port: Port  # on loopback: Flower's own
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """Where a hospital keeps what."""
+
+    root: Path
+
+    @property
+    def settings(self) -> SiteSettings:
+        """site.toml. Raises NoSiteFolderError, ExperimentFileError."""
+        path = self.root / "site.toml"
+        if not path.is_file():
+            raise NoSiteFolderError(self.root)
+        return parse_document(SiteSettings, read_toml(path), source=str(path))
+
+    def key(self, name: str) -> Path:
+        """`signing`, `node` or `tls`."""
+        return self.root / "keys" / f"{name}.key"
+
+    @property
+    def request(self) -> Path:
+        """What the coordinator needs."""
+        return self.root / f"{self.settings.name}.request.json"
+
+    @property
+    def kit_file(self) -> Path:
+        """What the coordinator sent, once the hospital accepted it."""
+        return self.root / "kit.json"
+
+    @property
+    def kit(self) -> SiteKit:
+        """The federation that this site is part of. Raises NotJoinedError."""
+        try:
+            return read_kit(self.kit_file.read_bytes())
+        except FileNotFoundError:
+            raise NotJoinedError(self.root) from None
+
+    @property
+    def socket(self) -> Path:
+        """The trainer's."""
+        return (self.root / "run" / "trainer" / "trainer.sock").absolute()
+
+    @property
+    def approved(self) -> "ApprovedExperiments":
+        """What this hospital agreed to train."""
+        return ApprovedExperiments(self.root / "approved")
+
+
+class ApprovedExperiments(Mapping[str, Experiment]):
+    """Experiments by hash, one file each; what is approved while a trainer runs is known to it at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[str, Experiment] = {}  # one object each: a trainer recognises it
+
+    def __getitem__(self, sha256: str) -> Experiment:
+        path = self.folder / f"{sha256}.toml"
+        if not path.is_file():
+            raise KeyError(sha256)
+        if sha256 not in self._read:
+            experiment = read_experiment(path)
+            if experiment_sha256(experiment) != sha256:
+                raise KeyError(sha256)  # somebody changed the file: it is not what was approved
+            self._read[sha256] = experiment
+        return self._read[sha256]
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in sorted(self.folder.glob("*.toml")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,44 @@
+"""`medseg-site trainer`: the long-lived process that holds the images, the device and the site's state."""
+
+import logging
+import threading
+
+from medseg_client.site_data import SiteData, open_site_data
+from medseg_client.site_folder import SiteFolder
+from medseg_client.site_state import SiteState
+from medseg_client.trainer import SiteIdentity, Trainer
+from medseg_client.trainer_service import serving
+from medseg_core.config import Experiment
+from medseg_core.files import sole_use
+from medseg_core.learning.device import choose_device
+from medseg_core.wire.signatures import load_key, public_key_of
+
+log = logging.getLogger(__name__)
+
+
+def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
+    """Serve the site's socket until `stop` is set. Raises BusyFolderError: another trainer does already."""
+    settings, kit = folder.settings, folder.kit
+    opened: dict[int, SiteData] = {}
+
+    def data_of(experiment: Experiment) -> SiteData:
+        if id(experiment) not in opened:  # one object an experiment, kept by `approved`
+            opened[id(experiment)] = open_site_data(
+                folder.root / settings.data,
+                experiment,
+                site=settings.name,
+                cache=folder.root / "cache",
+                on_warning=log.warning,
+            )
+        return opened[id(experiment)]
+
+    trainer = Trainer(
+        SiteIdentity(settings.name, load_key(folder.key("signing")), public_key_of(kit.signing_key)),
+        SiteState(folder.root / "state"),
+        approved=folder.approved,
+        data_of=data_of,
+        device=choose_device(settings.device),
+    )
+    with sole_use(folder.root / "state"), serving(trainer, folder.socket):
+        log.info("ready")
+        stop.wait()

@@ -1,0 +1,102 @@
+"""The trainer behind a unix socket: a gRPC service, bounded in size, number and time before anything is parsed."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+
+from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, join
+from medseg_client.protocol import trainer_pb2_grpc
+from medseg_client.protocol.trainer_pb2 import Chunk
+from medseg_client.trainer import MAX_REQUEST_BYTES, Trainer
+from medseg_core.errors import SocketPathError, WireError
+from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.envelope import Envelope
+from medseg_core.wire.header import Kind
+
+CALLS_AT_ONCE = 4  # one is answered, the others wait for it
+CALLS_MAX = 8  # more are turned away
+DEADLINE_S_MAX = 7 * 24 * 3600.0
+SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un on Linux, with its final zero
+
+
+@contextmanager
+def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
+    """Answer calls on `socket` while inside; its folder can be entered by its owner and group alone.
+
+    A socket that an earlier process left behind is replaced: whoever calls holds the site's folder for itself.
+    Raises SocketPathError.
+    """
+    if len(str(socket).encode()) > SOCKET_PATH_BYTES_MAX:
+        raise SocketPathError(socket, SOCKET_PATH_BYTES_MAX)
+    socket.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    server = grpc.server(
+        ThreadPoolExecutor(CALLS_AT_ONCE, "trainer"),
+        options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
+        maximum_concurrent_rpcs=CALLS_MAX,
+    )
+    trainer_pb2_grpc.add_TrainerServicer_to_server(TrainerService(trainer), server)  # type: ignore[no-untyped-call]
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(grace=None).wait()
+
+
+class TrainerService(trainer_pb2_grpc.TrainerServicer):
+    """Calls become requests to a trainer. What is no request for it ends with a refusal code as the status text."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def Describe(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
+        """Case counts of this site."""
+        return self._answer("describe", request_iterator, context)
+
+    def Train(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
+        """A global model in, an update out."""
+        return self._answer("train", request_iterator, context)
+
+    def Evaluate(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
+        """A global model in, scores out."""
+        return self._answer("evaluate", request_iterator, context)
+
+    def Publish(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
+        """A model package in, a receipt out."""
+        return self._answer("publish", request_iterator, context)
+
+    def _answer(self, kind: Kind, chunks: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:
+        """The reply in chunks; computing ends when the caller's deadline has passed."""
+        try:
+            is_over = _over_at(context.time_remaining())
+            request_bytes = join(chunks, max_bytes=MAX_REQUEST_BYTES)
+            _require_kind(request_bytes, kind)
+            reply = self._trainer.handle(request_bytes, is_over=is_over)
+        except WireError as error:
+            self._trainer.on_fault(error)
+            _refuse(context, RefusalCode(error.code))
+        yield from cut(reply)
+
+
+def _require_kind(request_bytes: bytes, kind: Kind) -> None:
+    """The request is of the kind that the call is for. Raises WireError."""
+    if (found := Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header.kind) != kind:
+        raise WireError(RefusalCode.MALFORMED, f"a request of kind {found} to {kind}")
+
+
+def _over_at(seconds_left: float | None) -> Callable[[], bool]:
+    """Whether the caller's time is up. Raises WireError for a caller without a sensible deadline."""
+    if seconds_left is None or not 0 <= seconds_left <= DEADLINE_S_MAX:
+        raise WireError(RefusalCode.DEADLINE, f"a call with {seconds_left} s left")
+    end = time.monotonic() + seconds_left
+    return lambda: time.monotonic() > end
+
+
+def _refuse(context: grpc.ServicerContext, code: RefusalCode) -> NoReturn:
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(code))
+    raise AssertionError("abort raises")

@@ -1,0 +1,156 @@
+"""`medseg-server`: the command line of the coordinator."""
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from medseg_core.config import read_experiment
+from medseg_core.errors import MedsegError
+from medseg_core.files import sole_use
+from medseg_server.server_folder import ServerFolder, ServerSettings
+
+app = typer.Typer(
+    help="Run a federation: enrol hospitals, start runs, see who took part.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Name of the federation.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT where hospitals reach this machine.")],
+) -> None:
+    """Make a federation: certificate authority, keys and server.toml in a new folder."""
+    from medseg_core.supervision import free_ports
+    from medseg_server.enrolling import begin, federation_fingerprint
+
+    server = ServerFolder(folder)
+    begin(server, ServerSettings(name=name, address=address, superlink_port=free_ports(1)[0]))
+    typer.echo(f"{folder} is ready. Fingerprint of the federation: {federation_fingerprint(server)}")
+    typer.echo("Hospitals compare it when they join. Next: medseg-server approve DIR SITE.request.json")
+
+
+@app.command()
+def approve(
+    folder: Folder,
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="SITE.request.json from a hospital.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The request's fingerprint, to approve without being asked.")
+    ] = None,
+) -> None:
+    """Enrol a hospital after comparing fingerprints; writes the kit that it joins with."""
+    from medseg_server.enrolling import enrol, federation_fingerprint, read_request_file
+
+    server, asked = ServerFolder(folder), read_request_file(request)
+    found = asked.fingerprint
+    typer.echo(f"site {asked.site}, fingerprint {found}")
+    if fingerprint is None:
+        typer.confirm("Does the hospital read the same fingerprint to you?", abort=True)
+    elif fingerprint != found:
+        raise click.UsageError(f"the request's fingerprint is {found}, not {fingerprint}")
+    enrol(server, asked)
+    typer.echo(
+        f"enrolled. Send {server.kit(asked.site)} to the hospital, and by another way the federation's"
+    )
+    typer.echo(f"fingerprint: {federation_fingerprint(server)}")
+
+
+@app.command()
+def up(folder: Folder) -> None:
+    """Keep the coordinator's processes running, in the foreground, until Ctrl-C or SIGTERM."""
+    from medseg_server.services import serve
+
+    server, stop = ServerFolder(folder), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with sole_use(folder / "run"):
+        serve(server, stop, lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"))
+
+
+@app.command()
+def run(
+    folder: Folder,
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="What to train.")],
+) -> None:
+    """Start a run and follow it to its end; Ctrl-C stops following, not the run."""
+    from medseg_server.runs import begin_run
+
+    server = ServerFolder(folder)
+    name = begin_run(server, read_experiment(experiment))
+    typer.echo(f"run {name}")
+    _follow(server, name)
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """How far the runs are."""
+    from medseg_server.runs import names
+    from medseg_server.runs import status as status_of
+
+    server = ServerFolder(folder)
+    for name in names(server):
+        found = status_of(server, name)
+        typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
+
+
+def _follow(server: ServerFolder, name: str) -> None:
+    """Print what happens in a run until it ends."""
+    from medseg_server.run_store import RunStore
+    from medseg_server.runs import status as status_of
+
+    store, told = RunStore(server.run(name)), 0
+    while True:
+        state = status_of(server, name).state
+        events = store.all_events()
+        for event in events[told:]:
+            if text := _sentence(event):
+                typer.echo(text)
+        told = len(events)
+        if state in ("finished", "failed", "stopped"):
+            raise typer.Exit(0 if state == "finished" else 1)
+        time.sleep(1)
+
+
+def _sentence(event: dict[str, Any]) -> str:
+    """What an event says to people; nothing for those that are for machines."""
+    match event["event"]:
+        case "described":
+            return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
+        case "round_finished":
+            absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
+            return f"round {event['round']}: loss {event['training_loss']:.3f}{absent}"
+        case "evaluated":
+            return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
+        case "tested":
+            return "tested: " + ", ".join(f"{s} Dice {v['dice']:.3f}" for s, v in event["sites"].items())
+        case "failed":
+            return f"failed: {event['detail']}"
+        case "finished":
+            return "finished"
+    return ""
+
+
+def main() -> None:
+    """Run the command line; errors are one sentence on stderr and exit code 1."""
+    try:
+        code = app(standalone_mode=False)
+    except MedsegError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    raise SystemExit(code or 0)

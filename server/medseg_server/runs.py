@@ -1,0 +1,75 @@
+"""The coordinator's runs: what is wanted of each, and how far it is. All of it lies in the run's folder."""
+
+import datetime as dt
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+from medseg_core.config import Experiment, read_experiment
+from medseg_core.errors import UnknownRunError
+from medseg_core.files import is_in_use, write_atomic
+from medseg_server.run import Run
+from medseg_server.run_store import RunStore
+from medseg_server.server_folder import ServerFolder
+from medseg_server.transport import Transport
+
+State = Literal["waiting", "running", "stopped", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    name: str
+    state: State
+    round: int
+    rounds: int
+    detail: str = ""
+
+
+def begin_run(folder: ServerFolder, experiment: Experiment) -> str:
+    """Make a run's folder and want it to run; returns its name."""
+    now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
+    name = f"{experiment.task.name[:30]}-{now}-{secrets.token_hex(2)}"
+    RunStore(folder.run(name)).open(experiment, run=name, resume=False)
+    want(folder, name, "running")
+    return name
+
+
+def want(folder: ServerFolder, name: str, wanted: Literal["running", "stopped"]) -> None:
+    """Say what shall become of a run; `up` sees to it. Raises UnknownRunError."""
+    if not (folder.run(name) / "experiment.toml").is_file():
+        raise UnknownRunError(name, names(folder))
+    write_atomic(folder.run(name) / "wanted.json", json.dumps({"wanted": wanted}).encode())
+
+
+def names(folder: ServerFolder) -> tuple[str, ...]:
+    """Every run, oldest first."""
+    found = (folder.root / "runs").glob("*/experiment.toml")
+    return tuple(p.parent.name for p in sorted(found, key=lambda p: p.stat().st_mtime))
+
+
+def status(folder: ServerFolder, name: str) -> RunStatus:
+    """How far a run is. Raises UnknownRunError."""
+    if name not in names(folder):
+        raise UnknownRunError(name, names(folder))
+    store = RunStore(folder.run(name))
+    done = max((e["round"] for e in store.events("round_finished")), default=0)
+    rounds = read_experiment(store.folder / "experiment.toml").federation.rounds
+    wanted = json.loads((store.folder / "wanted.json").read_bytes())["wanted"]
+    last = [e for e in store.all_events() if e["event"] in ("failed", "resumed_by_hand", "finished")]
+    if last and last[-1]["event"] == "finished":
+        return RunStatus(name, "finished", done, rounds)
+    if last and last[-1]["event"] == "failed":
+        return RunStatus(name, "failed", done, rounds, last[-1]["detail"])
+    if is_in_use(store.folder):
+        return RunStatus(name, "running", done, rounds)
+    return RunStatus(name, "stopped" if wanted == "stopped" else "waiting", done, rounds)
+
+
+def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:
+    """A run to go on with."""
+    store = RunStore(folder.run(name))
+    experiment = read_experiment(store.folder / "experiment.toml")
+    return Run(name, experiment, folder.coordinator(), transport, store)

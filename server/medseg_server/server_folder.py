@@ -1,0 +1,118 @@
+"""The coordinator's folder: settings, keys, roster, runs. Each process reads it at its edge.
+
+server.toml            name, address, ports; for people to edit
+keys/signing.key       signs every request; its fingerprint is what hospitals compare
+authority/             certificate authority of the federation, and the list of revoked certificates
+gateway/, superlink/   certificates and keys of the two servers
+roster.json            who may take part
+kits/                  what was sent to each site
+runs/NAME/             one run each
+flower/                state of Flower's processes
+logs/, run/            of the processes that `up` keeps running
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from medseg_core.config import Section, parse_document, read_toml
+from medseg_core.errors import NoServerFolderError, RosterError
+from medseg_core.files import write_atomic
+from medseg_core.wire.enrolment import Address
+from medseg_core.wire.header import Name
+from medseg_core.wire.signatures import load_key, public_key_of
+from medseg_server.requests import Coordinator
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class ServerSettings(Section):
+    """server.toml."""
+
+    name: Name
+    address: Address  # where hospitals reach the gateway: HOST:PORT
+    listen: Address | None = (
+        None  # where the gateway listens; none: on every interface, at the port of `address`
+    )
+    superlink_port: Port  # on loopback
+
+
+class Enrolled(BaseModel):
+    """One site in the roster."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    site: Name
+    signing_key: str
+    node_key: str  # OpenSSH
+    certificate_serial: str  # decimal
+    status: Literal["enrolled", "revoked"] = "enrolled"
+    enrolled_at: str  # ISO 8601
+
+
+_ROSTER = TypeAdapter(list[Enrolled])
+
+
+@dataclass(frozen=True)
+class ServerFolder:
+    """Where a coordinator keeps what."""
+
+    root: Path
+
+    @property
+    def settings(self) -> ServerSettings:
+        """server.toml. Raises NoServerFolderError, ExperimentFileError."""
+        path = self.root / "server.toml"
+        if not path.is_file():
+            raise NoServerFolderError(self.root)
+        return parse_document(ServerSettings, read_toml(path), source=str(path))
+
+    @property
+    def signing_key(self) -> Path:
+        """What every request is signed with."""
+        return self.root / "keys" / "signing.key"
+
+    def authority(self, suffix: str) -> Path:
+        """`crt`, `key` or `crl` of the federation's authority."""
+        return self.root / "authority" / f"authority.{suffix}"
+
+    def server(self, name: str, suffix: str) -> Path:
+        """`crt` or `key` of `gateway` or `superlink`."""
+        return self.root / name / f"{name}.{suffix}"
+
+    def kit(self, site: str) -> Path:
+        """The kit of a site."""
+        return self.root / "kits" / f"{site}.kit.json"
+
+    def run(self, name: str) -> Path:
+        """Folder of a run."""
+        return self.root / "runs" / name
+
+    def roster(self) -> dict[str, Enrolled]:
+        """Every site that was ever enrolled, by name. Raises RosterError."""
+        path = self.root / "roster.json"
+        try:
+            entries = _ROSTER.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError):
+            raise RosterError(path) from None
+        return {entry.site: entry for entry in entries}
+
+    def write_roster(self, roster: Mapping[str, Enrolled]) -> None:
+        """Replace the roster."""
+        entries = [entry.model_dump() for _, entry in sorted(roster.items())]
+        write_atomic(self.root / "roster.json", (json.dumps(entries, indent=2) + "\n").encode())
+
+    def enrolled(self) -> dict[str, Enrolled]:
+        """Sites that may take part now."""
+        return {site: entry for site, entry in self.roster().items() if entry.status == "enrolled"}
+
+    def coordinator(self) -> Coordinator:
+        """Who asks, and whose replies count."""
+        keys = {site: public_key_of(entry.signing_key) for site, entry in self.enrolled().items()}
+        return Coordinator(load_key(self.signing_key), keys)

@@ -1,0 +1,113 @@
+"""The coordinator's processes, and the loop that brings Flower in line with the roster and the runs."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+from medseg_core.errors import FlowerError
+from medseg_core.files import write_private
+from medseg_core.supervision import Service, Supervisor, nginx, program
+from medseg_server.flower_control import QUIET, FlowerControl
+from medseg_server.gateway import reload_gateway, write_admission, write_gateway
+from medseg_server.runs import names, status
+from medseg_server.server_folder import ServerFolder
+
+FOLDER_VARIABLE = "MEDSEG_SERVER"
+LOOK_S = 2.0
+START_AGAIN_S = 45.0  # a ServerApp takes its run's folder within seconds; one that has not by then is dead
+
+OnState = Callable[[str, str], None]
+
+
+def server_units(folder: ServerFolder) -> list[list[Service]]:
+    """Superlink, its superexec and the gateway: each restarts alone, and the runs go on."""
+    root = folder.root.absolute()
+    secret = root / "flower" / "superexec.key"
+    if not secret.exists():
+        write_private(secret, secrets.token_hex(32).encode())
+    address = f"127.0.0.1:{folder.settings.superlink_port}"
+    authority = str(folder.authority("crt").absolute())
+    superlink = [
+        *(program("flower-superlink"), "--host", "127.0.0.1", "--port", address.split(":")[1]),
+        *("--ssl-certfile", str(folder.server("superlink", "crt").absolute())),
+        *("--ssl-keyfile", str(folder.server("superlink", "key").absolute())),
+        *("--ssl-ca-certfile", authority, "--enable-supernode-auth", "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(secret), "--database", str(root / "flower" / "state.db")),
+        "--disable-runtime-dependency-installation",
+    ]
+    superexec = [
+        *(program("flower-superexec"), "--runtime-api-address", address, "--root-certificates", authority),
+        *("--superexec-auth-secret-file", str(secret)),
+    ]
+
+    def home(name: str) -> dict[str, str]:
+        return {**QUIET, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
+
+    gateway = nginx(write_gateway(folder).absolute(), root / "logs" / "gateway.error.log")
+    return [
+        [Service("superlink", tuple(superlink), home("superlink"))],
+        [Service("superexec", tuple(superexec), home("superexec"))],
+        [Service("gateway", gateway)],
+    ]
+
+
+def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> None:
+    """Keep the coordinator's processes running, sites registered and runs going, until `stop` is set."""
+    control = FlowerControl(folder)
+    control.prepare()
+    supervisor = Supervisor(server_units(folder), folder.root, on_state=on_state)
+    steward = threading.Thread(target=Steward(folder, control, on_state).run, args=(stop,), name="steward")
+    steward.start()
+    try:
+        supervisor.run(stop)
+    finally:
+        stop.set()
+        steward.join()
+
+
+class Steward:
+    """Registers who was enrolled, shuts out who was revoked, starts the runs that are wanted."""
+
+    def __init__(self, folder: ServerFolder, control: FlowerControl, on_state: OnState) -> None:
+        self._folder, self._control, self._on_state = folder, control, on_state
+        self._registered_as: object = None
+        self._started: dict[str, float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Look, do, wait; a superlink that does not answer is tried again."""
+        while not stop.wait(LOOK_S):
+            try:
+                self._register()
+                self._start_runs()
+            except FlowerError as error:
+                self._on_state("flower", str(error))
+                stop.wait(LOOK_S)
+
+    def _register(self) -> None:
+        """Bring Flower's nodes and the gateway's bindings in line with the roster, if that has changed."""
+        roster = self._folder.roster()
+        if roster == self._registered_as:
+            return
+        nodes = self._control.nodes()
+        for site, entry in roster.items():
+            if entry.status == "enrolled" and site not in nodes:
+                self._control.register(site, entry.node_key)
+                self._on_state(site, "registered")
+            elif entry.status == "revoked" and site in nodes:
+                self._control.unregister(nodes[site][0])
+                self._on_state(site, "revoked")
+        write_admission(self._folder)
+        reload_gateway(self._folder)
+        self._registered_as = roster
+
+    def _start_runs(self) -> None:
+        """Start the Flower run of each run that is wanted and that no process conducts."""
+        for name in names(self._folder):
+            if status(self._folder, name).state != "waiting":
+                continue
+            if time.monotonic() - self._started.get(name, -START_AGAIN_S) < START_AGAIN_S:
+                continue
+            self._control.start(name)
+            self._started[name] = time.monotonic()
+            self._on_state(name, "started")
