@@ -66,10 +66,13 @@ class Trainer:
         self._approved, self._data_of = approved, data_of
         self.on_fault = on_fault
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
+        self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
         self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
 
     def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
-        """The reply or refusal to a request. Training ends at the next step once `is_over`.
+        """The reply or refusal to a request.
+
+        Training ends at the next step once `is_over`, or once a later attempt at the same round was asked for.
 
         Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
         """
@@ -80,12 +83,23 @@ class Trainer:
             raise WireError(
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
+        self._attempts[request.run, request.kind, request.round] = max(
+            request.attempt, self._latest_attempt(request)
+        )
         try:
             with self._one_at_a_time:
-                return self._answer(envelope, request_bytes, is_over)
+                return self._answer(
+                    envelope,
+                    request_bytes,
+                    lambda: is_over() or self._latest_attempt(request) > request.attempt,
+                )
         except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
             self.on_fault(error)
             return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+
+    def _latest_attempt(self, request: Header) -> int:
+        """The highest attempt at a request's kind and round that this process was asked for."""
+        return self._attempts.get((request.run, request.kind, request.round), 0)
 
     def _answer(self, envelope: Envelope, request_bytes: bytes, is_over: Callable[[], bool]) -> bytes:
         """The stored reply of a repeated request, or a new one."""

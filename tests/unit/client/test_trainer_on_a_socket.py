@@ -155,6 +155,18 @@ def test_the_trainer_stops_computing_when_the_round_is_over(tmp_path: Path) -> N
     assert "training was stopped" in str(faults[0])
 
 
+def test_a_later_attempt_ends_the_training_of_an_earlier_one(tmp_path: Path) -> None:
+    """A coordinator that was killed asks anew, while the site still trains for the old request."""
+    faults: list[Exception] = []
+    trainer = make_trainer(tmp_path / "state", ENDLESS, make_site_data("north"), faults=faults)
+    earlier = threading.Thread(target=trainer.handle, args=(make_request(ENDLESS, attempt=1),), daemon=True)
+    earlier.start()
+    trainer.handle(make_request(ENDLESS, attempt=2), is_over=lambda: True)
+    earlier.join(LONG_S)
+    assert not earlier.is_alive()
+    assert len(faults) == 2
+
+
 def test_callers_of_one_request_wait_for_one_reply(socket: Path) -> None:
     request, replies = make_request(EXPERIMENT), list[bytes]()
 

@@ -83,6 +83,19 @@ def test_services_of_a_unit_start_anew_together(tmp_path: Path) -> None:
         assert not psutil.pid_exists(node)
 
 
+def test_what_a_dead_process_had_started_is_ended_before_it_starts_again(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "import pathlib, os; pathlib.Path(sys.argv[1] + '.child').write_text(str(child.pid))\n" + SLEEPER
+    )
+    with supervising([[service(tmp_path, "parent", code)]], tmp_path):
+        parent = pid_of(tmp_path, "parent")
+        child = int((tmp_path / "parent.pid.child").read_text())
+        os.kill(parent, signal.SIGKILL)
+        pid_of(tmp_path, "parent", other_than=parent)
+        assert not psutil.pid_exists(child)
+
+
 def test_stopping_ends_every_process_also_one_that_will_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
