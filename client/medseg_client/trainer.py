@@ -3,7 +3,8 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,16 @@ class Trainer:
         self.on_fault = on_fault
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
-        self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
+        self._at_work: set[str] = set()  # nonces
+        self._one_at_a_time = threading.Lock()
 
     def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
         """The reply or refusal to a request.
 
         Training ends at the next step once `is_over`, or once a later attempt at the same round was asked for.
 
-        Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
+        Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer; and
+        for a request that is being worked on (working): it can be repeated until its reply is there.
         """
         envelope = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES)
         verify(envelope, self._identity.coordinator)
@@ -83,19 +86,31 @@ class Trainer:
             raise WireError(
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
-        self._attempts[request.run, request.kind, request.round] = max(
-            request.attempt, self._latest_attempt(request)
-        )
-        try:
-            with self._one_at_a_time:
+        with self._at_work_on(request):
+            try:
                 return self._answer(
                     envelope,
                     request_bytes,
                     lambda: is_over() or self._latest_attempt(request) > request.attempt,
                 )
-        except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
-            self.on_fault(error)
-            return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+            except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
+                self.on_fault(error)
+                return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+
+    @contextmanager
+    def _at_work_on(self, request: Header) -> Iterator[None]:
+        """One request at a time, others wait. Raises WireError (working) for one that waits or is worked on already."""
+        if request.nonce in self._at_work:
+            raise WireError(RefusalCode.WORKING, f"{request.kind} of round {request.round} again, too early")
+        self._at_work.add(request.nonce)
+        self._attempts[request.run, request.kind, request.round] = max(
+            request.attempt, self._latest_attempt(request)
+        )
+        try:
+            with self._one_at_a_time:
+                yield
+        finally:
+            self._at_work.discard(request.nonce)
 
     def _latest_attempt(self, request: Header) -> int:
         """The highest attempt at a request's kind and round that this process was asked for."""

@@ -25,6 +25,7 @@ class RefusalCode(StrEnum):
     DIVERGED = "diverged"
     DEADLINE = "deadline"
     TRAINER_AWAY = "trainer_away"
+    WORKING = "working"
     INTERNAL = "internal"
 
 
@@ -48,5 +49,6 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.DIVERGED: "The site's training ended in numbers that are not finite. Lower the learning rate.",
     RefusalCode.DEADLINE: "The work was not done before the deadline. Raise it, or look at the site's load.",
     RefusalCode.TRAINER_AWAY: "The site's trainer does not answer. The site starts it again.",
+    RefusalCode.WORKING: "The site is at work on this very request. Ask again; it trains once.",
     RefusalCode.INTERNAL: "The site met an unexpected fault. The site's log names it.",
 }

@@ -18,21 +18,35 @@ from medseg_server.transport import Delivery
 POLL_S = 0.25
 LOOK_FOR_SITES_S = 2.0  # between looks at who is connected
 ASK_AGAIN_S = 3.0  # after a failure that may pass: a restart takes seconds
+REPEAT_S, REPEAT_S_MAX = (
+    60.0,
+    600.0,
+)  # without an answer; doubled each time: Flower may lose a reply without a word
 PASSING = {RefusalCode.TRAINER_AWAY}  # codes of a relay whose site mends itself
 NOT_CONNECTED = "not_connected"
 SITE_FAILED = "site_process_failed"  # Flower's word for it: an error in place of a reply
 
 
 @dataclass
+class _Waiting:
+    """A site that has not answered: when it is asked next, and what came of it last."""
+
+    repeat_s: float
+    ask_at: float = 0.0
+    reason: str = NOT_CONNECTED
+
+
+@dataclass
 class _Open:
-    """Sites of one exchange that have not answered."""
+    """What is open in one exchange."""
 
+    waiting: dict[str, _Waiting]
     asked: dict[str, str] = field(default_factory=dict)  # message id: site
-    to_ask: dict[str, float] = field(default_factory=dict)  # site: not before
-    reasons: dict[str, str] = field(default_factory=dict)  # site: what came of it last
 
-    def ask_again(self, site: str, reason: str) -> None:
-        self.to_ask[site], self.reasons[site] = time.monotonic() + ASK_AGAIN_S, reason
+    def answered(self, site: str) -> None:
+        """No further reply of this site is of interest."""
+        del self.waiting[site]
+        self.asked = {identifier: other for identifier, other in self.asked.items() if other != site}
 
 
 class FlowerTransport:
@@ -62,16 +76,18 @@ class FlowerTransport:
             time.sleep(LOOK_FOR_SITES_S)
 
     def exchange(self, requests: Mapping[str, bytes], deadline_s: float) -> Iterator[Delivery]:
-        """Send, then deliver as replies come. A site that fails, or is away, is asked again until the deadline."""
+        """Send, then deliver as replies come. A site that fails, is away or silent is asked again until the deadline.
+
+        A site answers a repeated request with the stored reply, or says that it is at work on it.
+        """
         end = time.monotonic() + deadline_s
-        still = _Open(to_ask=dict.fromkeys(requests, 0.0), reasons=dict.fromkeys(requests, NOT_CONNECTED))
-        while (still.asked or still.to_ask) and time.monotonic() < end:
+        still = _Open({site: _Waiting(REPEAT_S) for site in requests})
+        while still.waiting and time.monotonic() < end:
             self._ask(still, requests, end)
             yield from self._answers(still)
             time.sleep(POLL_S)
-        for site in sorted({*still.asked.values(), *still.to_ask}):
-            reason = still.reasons[site] if site in still.to_ask else str(RefusalCode.DEADLINE)
-            yield Delivery(site, None, reason)
+        for site, waiting in sorted(still.waiting.items()):
+            yield Delivery(site, None, waiting.reason)
 
     def _connected(self) -> dict[str, int]:
         """Node of each site that is online."""
@@ -79,29 +95,35 @@ class FlowerTransport:
 
     def _ask(self, still: _Open, requests: Mapping[str, bytes], end: float) -> None:
         """Send to those whose turn it is; who is not connected gets another turn."""
-        due = [site for site, not_before in still.to_ask.items() if not_before <= time.monotonic()]
+        now = time.monotonic()
+        due = {site: waiting for site, waiting in still.waiting.items() if waiting.ask_at <= now}
         nodes = self._connected() if due else {}
-        for site in due:
+        for site, waiting in due.items():
             if site not in nodes:
-                still.to_ask[site] = time.monotonic() + LOOK_FOR_SITES_S
+                waiting.ask_at, waiting.reason = now + LOOK_FOR_SITES_S, NOT_CONNECTED
                 continue
-            message = _message(requests[site], nodes[site], ttl_s=max(1.0, end - time.monotonic()))
+            message = _message(requests[site], nodes[site], ttl_s=max(1.0, end - now))
             (identifier,) = self._grid.push_messages([message])
             still.asked[identifier] = site
-            del still.to_ask[site]
+            waiting.ask_at, waiting.reason = now + waiting.repeat_s, str(RefusalCode.DEADLINE)
+            waiting.repeat_s = min(2 * waiting.repeat_s, REPEAT_S_MAX)
 
     def _answers(self, still: _Open) -> Iterator[Delivery]:
         """Replies that are there, each pulled alone: one update in memory at a time."""
         for identifier in tuple(still.asked):
+            if identifier not in still.asked:
+                continue  # of a site that has just answered
             for reply in self._grid.pull_messages([identifier]):
                 site = still.asked.pop(identifier)
                 envelope, code = _content(reply)
-                if envelope is not None:
-                    yield Delivery(site, envelope)
-                elif code in PASSING or code == SITE_FAILED:
-                    still.ask_again(site, code)
-                else:
-                    yield Delivery(site, None, code)
+                if code == RefusalCode.WORKING:
+                    continue
+                if code in PASSING or code == SITE_FAILED:
+                    still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
+                    still.waiting[site].reason = code
+                    continue
+                still.answered(site)
+                yield Delivery(site, envelope, code)
 
 
 def _message(request: bytes, node: int, *, ttl_s: float) -> Message:
