@@ -251,11 +251,19 @@ def test_the_same_request_twice_at_once_is_trained_once(tmp_path: Path) -> None:
         return data
 
     trainer = make_trainer(tmp_path, EXPERIMENT, data_of)
-    request, replies = make_request(EXPERIMENT), []
-    threads = [threading.Thread(target=lambda: replies.append(trainer.handle(request))) for _ in range(3)]
+    request, replies, told = make_request(EXPERIMENT), [], []
+
+    def ask() -> None:
+        try:
+            replies.append(trainer.handle(request))
+        except WireError as error:
+            told.append(error.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(calls) == 1
     assert len(set(replies)) == 1
+    assert set(told) <= {RefusalCode.WORKING}
