@@ -199,7 +199,10 @@ def scripted_site(
     dice: Callable[[Envelope], float | None] = lambda request: 0.5,
 ) -> Answering:
     """A site of the other side of the wire: describes `cases`, answers training with `update`, scores with `dice`."""
-    counts = {"train_cases": cases, "validation_cases": 1, "test_cases": 1}
+    counts = {
+        f"{part}_{kind}": 1 for part in ("train", "validation", "test") for kind in ("cases", "patients")
+    }
+    counts["train_cases"] = cases
 
     def answer(request: Envelope) -> bytes:
         header, payload = request.header, b""

@@ -104,6 +104,15 @@ def status(folder: Folder) -> None:
         typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
 
 
+@app.command()
+def report(folder: Folder, name: RunName) -> None:
+    """Write report.html of a finished run again, from the figures in its folder."""
+    from medseg_core.assessment.report import write_report  # matplotlib: only when needed
+    from medseg_server.runs import finished
+
+    typer.echo(f"report: {write_report(finished(ServerFolder(folder), name))}")
+
+
 def _follow(server: ServerFolder, name: str) -> None:
     """Print what happens in a run until it ends."""
     from medseg_server.run_store import RunStore
