@@ -3,7 +3,7 @@
 from medseg_core.wire.codes import SENTENCES
 
 _OURS = {  # of the coordinator: what it found, or did not get
-    "not_connected": "The site was not connected. Ask whether `medseg-site up` runs there.",
+    "not_connected": "The site was not connected. Ask whether medseg-site up runs there.",
     "not_enrolled": "The site is not enrolled. Enrol it, or leave it out of the experiment.",
     "site_process_failed": "A process of the site failed. The site's log names the fault.",
     "bad_count": "The site counts other cases than it described. Ask it whether its data changed.",
