@@ -470,6 +470,20 @@ class UnfinishedRunError(RunError):
         super().__init__(f"run {name} is {state}. Its report and model are written when it has finished.")
 
 
+class NoModelError(StorageError):
+    """A site has no model for what was asked."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}. {remedy}.")
+
+
+class ApprovalsError(StorageError):
+    """The list of a site's approved models cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged. Remove it, and approve a model again.")
+
+
 class NoSiteFolderError(StorageError):
     """The folder is not a site's."""
 

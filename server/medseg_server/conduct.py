@@ -5,12 +5,13 @@ from dataclasses import replace
 from medseg_core.assessment.released import Figures
 from medseg_server.evaluating import Tested, test_and_read
 from medseg_server.outcome import write_outcome
+from medseg_server.publishing import publish
 from medseg_server.rounds import Trained, recall, train
 from medseg_server.run import Record, Run
 
 
 def conduct(run: Run) -> Trained:
-    """Train, have every site test the chosen model once, leave the outcome; what is done already is not done again."""
+    """Train, have every site test the chosen model once, leave the outcome, publish the model; nothing twice."""
     tested = _tested_before(run)
     if tested is None:
         trained = _train(run)
@@ -19,6 +20,7 @@ def conduct(run: Run) -> Trained:
     else:
         trained = recall(run)
     write_outcome(run, trained, tested)
+    publish(run, trained.best_round)
     return trained
 
 

@@ -21,6 +21,7 @@ from builders import (
     site_key,
 )
 
+from medseg_client.models import Models
 from medseg_core.assessment.summary import SCHEMA_FILE, Summary, read_summary
 from medseg_core.errors import ModelFolderError, SiteAnswersError
 from medseg_core.learning.model_package import read_model
@@ -129,6 +130,36 @@ def test_a_half_written_model_is_written_again_and_a_signed_one_is_left(tmp_path
     changed = (model / "model.safetensors").stat().st_mtime_ns
     conduct(run)
     assert (model / "model.safetensors").stat().st_mtime_ns == changed
+
+
+def test_the_model_arrives_at_every_site_unapproved(ended: Run) -> None:
+    for site in SITES:
+        models = Models(ended.store.folder.parent / "models" / site, COORDINATOR_KEY.public_key())
+        assert [(model.run, model.state) for model in models.listed()] == [("run", "unapproved")]
+        arrived = models.folder / "run/model.safetensors"
+        assert arrived.read_bytes() == (ended.store.folder / "model/model.safetensors").read_bytes()
+    (published,) = ended.store.events("published")
+    assert (published["sites"], published["absent"]) == (["north", "south"], {})
+
+
+def test_a_site_that_was_away_gets_the_model_the_next_time(tmp_path: Path) -> None:
+    run = federation(tmp_path)
+    south = run.transport.answers["south"]  # type: ignore[attr-defined]
+
+    def away_in_the_end(request: Envelope) -> Any:
+        return None if request.header.kind == "publish" else south(request)
+
+    answers = {**run.transport.answers, "south": away_in_the_end}  # type: ignore[attr-defined]
+    conduct(replace(run, transport=ScriptedTransport(answers)))
+    (first,) = run.store.events("published")
+    assert (first["sites"], first["absent"]) == (["north"], {"south": "deadline"})
+
+    run.transport.sent.clear()  # type: ignore[attr-defined]
+    conduct(run)
+
+    assert [(e.header.kind, e.header.site) for e in run.transport.sent] == [("publish", "south")]  # type: ignore[attr-defined]
+    assert run.store.events("published")[1]["sites"] == ["south"]
+    assert (tmp_path / "models/south/run/signature.json").is_file()
 
 
 def refusing_the_test(site: str) -> Callable[[Envelope], Any]:
