@@ -103,11 +103,13 @@ def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(en
         for site in SITES:
             stack.enter_context(kept_up(enrolled, "medseg-site", site))
         told = call(enrolled, "medseg-server", "run", "server", "tiny.toml")
-    assert "finished" in told, told
+        assert "finished" in told, told
+        (run,) = (enrolled / "server/runs").iterdir()
+        assert "published to hospital-1, hospital-2" in told
+        assert call(enrolled, "medseg-server", "publish", "server", run.name) == "finished\n"
 
     words = ("tiny.toml", "--data", "data", "--out", "simulated", "--cache", "cache")
     call(enrolled, "medseg-simulate", "run", *words)
-    (run,) = (enrolled / "server/runs").iterdir()
     weights = Path("checkpoints/round_0002/weights.safetensors")
     assert (run / weights).read_bytes() == (enrolled / "simulated" / weights).read_bytes()
     scores_are_those_of_the_simulation(run, enrolled / "simulated")
@@ -132,7 +134,7 @@ def the_model_predicts_where_it_was_approved(folder: Path, run: str) -> None:
     assert (folder / "server/runs" / run / "report.html").read_bytes() == before
     for site in SITES:
         assert call(folder, "medseg-site", "models", "list", site) == f"{run}: unapproved\n"
-    image = str(next((folder / "data").rglob("*image*")))
+    image = str(next((folder / "data/images").iterdir()))
     call(folder, "medseg-site", "models", "approve", "hospital-1", run)
     call(folder, "medseg-site", "predict", "hospital-1", "--image", image, "--out", "at-hospital")
     call(folder, "medseg-site", "evaluate", "hospital-1", "--out", "scores.json")
