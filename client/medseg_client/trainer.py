@@ -192,10 +192,11 @@ class Trainer:
 
     def _publish(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
         """Keep the final model of a run, unapproved; the receipt holds counts alone."""
+        if self._models is None:
+            raise WireError(RefusalCode.MALFORMED, "this site keeps no models")
         request, files = envelope.header, unpack_model(envelope.payload)
         manifest = check_files(files, self._identity.coordinator)
-        named = (manifest.run, manifest.experiment_sha256)
-        if self._models is None or named != (request.run, request.experiment_sha256):
+        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
             raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
         decode_tensors(files[WEIGHTS], self._network(experiment)[1])
         self._models.keep(request.run, files)
