@@ -359,6 +359,14 @@ class ModelFolderError(StorageError):
         )
 
 
+class ModelSignatureError(MedsegError):
+    """A model package is not whole, or not signed by the coordinator; `fault` says which."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"model package: {fault}. Ask the coordinator to publish it again.")
+
+
 class OutputExistsError(StorageError):
     """A result would replace a file that is there."""
 
@@ -460,6 +468,27 @@ class UnknownRunError(RunError):
     def __init__(self, name: str, known: Sequence[str]) -> None:
         listed = ", ".join(known[-5:]) or "none yet"
         super().__init__(f"there is no run {name!r}. The latest are: {listed}.")
+
+
+class UnfinishedRunError(RunError):
+    """What a run leaves at its end is not there yet."""
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(f"run {name} is {state}. Its report and model are written when it has finished.")
+
+
+class NoModelError(StorageError):
+    """A site has no model for what was asked."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}. {remedy}.")
+
+
+class ApprovalsError(StorageError):
+    """The list of a site's approved models cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged. Remove it, and approve a model again.")
 
 
 class NoSiteFolderError(StorageError):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medseg_client.models import Models
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -102,6 +103,7 @@ def make_trainer(
     *,
     site: str = "north",
     faults: list[Exception] | None = None,
+    models: Models | None = None,
 ) -> Trainer:
     """A site with one approved experiment, its state in `state`. Without `faults` a fault is raised here."""
     return Trainer(
@@ -110,6 +112,7 @@ def make_trainer(
         approved={experiment_sha256(experiment): experiment},
         data_of=data if callable(data) else lambda _: data,
         device=torch.device("cpu"),
+        models=models,
         on_fault=_raise if faults is None else faults.append,
     )
 
@@ -199,7 +202,10 @@ def scripted_site(
     dice: Callable[[Envelope], float | None] = lambda request: 0.5,
 ) -> Answering:
     """A site of the other side of the wire: describes `cases`, answers training with `update`, scores with `dice`."""
-    counts = {"train_cases": cases, "validation_cases": 1, "test_cases": 1}
+    counts = {
+        f"{part}_{kind}": 1 for part in ("train", "validation", "test") for kind in ("cases", "patients")
+    }
+    counts["train_cases"] = cases
 
     def answer(request: Envelope) -> bytes:
         header, payload = request.header, b""
@@ -238,7 +244,14 @@ def make_federation(
 ) -> Run:
     """Real trainers behind a transport; the coordinator's folder and the sites' state lie in `folder`."""
     trainers = {
-        site: make_trainer(folder / "sites" / site, experiment, own, site=site, faults=faults)
+        site: make_trainer(
+            folder / "sites" / site,
+            experiment,
+            own,
+            site=site,
+            faults=faults,
+            models=Models(folder / "models" / site, COORDINATOR_KEY.public_key()),
+        )
         for site, own in data.items()
     }
     answers = {site: _handling(trainer) for site, trainer in trainers.items()}

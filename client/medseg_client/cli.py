@@ -91,6 +91,77 @@ def up(folder: Folder) -> None:
         Supervisor(site_units(site), folder, on_state=say).run(stop)
 
 
+models_app = typer.Typer(
+    help="The models that the coordinator published: see them, agree to use one, go back.",
+    no_args_is_help=True,
+)
+app.add_typer(models_app, name="models")
+
+
+@models_app.command("list")
+def list_models(folder: Folder) -> None:
+    """Show every model that arrived, and which one is in use."""
+    from medseg_client.models import models_of
+
+    for model in models_of(SiteFolder(folder)).listed():
+        typer.echo(f"{model.run}: {model.state}")
+
+
+@models_app.command("approve")
+def approve_model(
+    folder: Folder,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run whose model is to be used.")],
+) -> None:
+    """Agree to use a model: from now on predict and evaluate do. Research use only."""
+    from medseg_client.models import models_of
+
+    models_of(SiteFolder(folder)).approve(run)
+    typer.echo(f"the model of run {run} is in use")
+
+
+@models_app.command("rollback")
+def roll_back_model(folder: Folder) -> None:
+    """Take the last approval back and use the model approved before it."""
+    from medseg_client.models import models_of
+
+    typer.echo(f"the model of run {models_of(SiteFolder(folder)).rollback()} is in use")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    image: Annotated[
+        list[str],
+        typer.Option(help="An image file; repeat it for more cases. Join the files of one case by commas."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the segmentations and predictions.json.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Segment images with the approved model: label maps on the grid of each image. Research use only."""
+    from medseg_client.models import models_of
+    from medseg_core.commands.predict import segment_images
+
+    segment_images(models_of(SiteFolder(folder)).in_use(), image, out, device=device)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="File (JSON) for the scores: mean, labels, sites, cases.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with labelled cases; without it, this site's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Score the approved model on labelled cases. The scores stay here: the file names cases and patients."""
+    from medseg_client.models import models_of
+    from medseg_core.commands.evaluate import score_data
+
+    site = SiteFolder(folder)
+    own = folder / site.settings.data
+    score_data(models_of(site).in_use(), data or own, out, device=device)
+
+
 @app.command()
 def trainer(folder: Folder) -> None:
     """The process that sees the images; `up` starts it."""

@@ -5,6 +5,7 @@ keys/                  signing.key, node.key, tls.key: never leave
 NAME.request.json      for the coordinator
 kit.json               from the coordinator
 approved/SHA256.toml   experiments that this hospital agreed to train
+models/RUN/            models that the coordinator published; approved.json: those agreed to
 state/, cache/         what the trainer remembers of runs; prepared images
 run/trainer/           the trainer's socket
 logs/                  of the processes that `up` keeps running

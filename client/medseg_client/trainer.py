@@ -11,6 +11,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from medseg_client.egress import release_figures, release_refusal, release_update
+from medseg_client.models import Models
 from medseg_client.site_data import SiteData, case_counts
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
@@ -18,6 +19,7 @@ from medseg_core.config import Experiment
 from medseg_core.errors import (
     DataError,
     DivergedError,
+    ModelSignatureError,
     OutOfMemoryError,
     RoundOverError,
     UpdateError,
@@ -27,7 +29,9 @@ from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_training import RoundContext, device_guard, train_locally
+from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.networks import build_network
+from medseg_core.learning.signed_model import check_files, unpack_model
 from medseg_core.learning.weights import get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
@@ -50,7 +54,8 @@ class Trainer:
     """One site. Answers each request once: the same request again gets the same bytes, a conflicting one a refusal.
 
     `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
-    cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    cases for it. `models` keeps what the coordinator publishes. `on_fault` is told the detail of every refusal, for the
+    site's own log; the coordinator sees a code.
     """
 
     def __init__(
@@ -61,10 +66,11 @@ class Trainer:
         approved: Mapping[str, Experiment],
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
+        models: Models | None = None,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
     ) -> None:
         self._identity, self._state, self._device = identity, state, device
-        self._approved, self._data_of = approved, data_of
+        self._approved, self._data_of, self._models = approved, data_of, models
         self.on_fault = on_fault
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
@@ -131,8 +137,8 @@ class Trainer:
                     return self._evaluate(envelope, request_bytes, experiment)
                 case "describe":
                     return self._describe(request, request_bytes, experiment)
-                case _:
-                    raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
+                case "publish":
+                    return self._publish(envelope, request_bytes, experiment)
 
     def _agreed(self, request: Header) -> Experiment:
         """The experiment that a request names, if this site agreed to it and to this round. Raises WireError."""
@@ -213,6 +219,21 @@ class Trainer:
         self._state.commit(request, request_bytes, reply, attachments=attachments)
         return reply
 
+    def _publish(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+        """Keep the final model of a run, unapproved; the receipt holds counts alone."""
+        if self._models is None:
+            raise WireError(RefusalCode.MALFORMED, "this site keeps no models")
+        request, files = envelope.header, unpack_model(envelope.payload)
+        manifest = check_files(files, self._identity.coordinator)
+        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
+            raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
+        decode_tensors(files[WEIGHTS], self._network(experiment)[1])
+        self._models.keep(request.run, files)
+        counts = {"files": len(files), "bytes": len(envelope.payload)}
+        reply = release_figures(request, counts=counts, scalars={}, key=self._identity.private_key).to_bytes()
+        self._state.commit(request, request_bytes, reply)
+        return reply
+
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
         """The experiment's network on this site's device, and its tensors' names and shapes.
 
@@ -231,6 +252,8 @@ def _code_of(error: Exception) -> RefusalCode:
             return RefusalCode(error.code)
         case UpdateError():
             return RefusalCode.MALFORMED
+        case ModelSignatureError():
+            return RefusalCode.BAD_SIGNATURE
         case DataError():
             return RefusalCode.DATA_FAULT
         case DivergedError():

@@ -3,6 +3,7 @@
 import logging
 import threading
 
+from medseg_client.models import models_of
 from medseg_client.site_data import SiteData, open_site_data
 from medseg_client.site_folder import SiteFolder
 from medseg_client.site_state import SiteState
@@ -38,6 +39,7 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
         approved=folder.approved,
         data_of=data_of,
         device=choose_device(settings.device),
+        models=models_of(folder),
     )
     with sole_use(folder.root / "state"), serving(trainer, folder.socket):
         log.info("ready")

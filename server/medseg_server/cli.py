@@ -104,12 +104,35 @@ def status(folder: Folder) -> None:
         typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
 
 
-def _follow(server: ServerFolder, name: str) -> None:
-    """Print what happens in a run until it ends."""
+@app.command()
+def report(folder: Folder, name: RunName) -> None:
+    """Write report.html of a finished run again, from the figures in its folder."""
+    from medseg_core.assessment.report import write_report  # matplotlib: only when needed
+    from medseg_server.runs import finished
+
+    typer.echo(f"report: {write_report(finished(ServerFolder(folder), name))}")
+
+
+@app.command()
+def publish(folder: Folder, name: RunName) -> None:
+    """Send the model of a finished run again to the sites that were away; follows until it is done."""
+    from medseg_server.run_store import RunStore
+    from medseg_server.runs import finished, want
+
+    server = ServerFolder(folder)
+    store = RunStore(finished(server, name))
+    told = len(store.all_events())
+    store.event("resumed_by_hand")  # the run goes on where it ended: at its last step
+    want(server, name, "running")
+    _follow(server, name, told=told)
+
+
+def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
+    """Print what happens in a run until it ends, from the event after `told`."""
     from medseg_server.run_store import RunStore
     from medseg_server.runs import status as status_of
 
-    store, told = RunStore(server.run(name)), 0
+    store = RunStore(server.run(name))
     while True:
         state = status_of(server, name).state
         events = store.all_events()
@@ -134,6 +157,9 @@ def _sentence(event: dict[str, Any]) -> str:
             return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
         case "tested":
             return "tested: " + ", ".join(f"{s} Dice {v['dice']:.3f}" for s, v in event["sites"].items())
+        case "published":
+            absent = "".join(f", not to {s} ({why})" for s, why in event["absent"].items())
+            return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
         case "failed":
             return f"failed: {event['detail']}"
         case "finished":

@@ -7,6 +7,7 @@ from medseg_server.requests import ask
 from medseg_server.run import Run
 
 Counts = Mapping[str, int]
+COUNTED = {f"{part}_{kind}" for part in ("train", "validation", "test") for kind in ("cases", "patients")}
 
 
 def describe(run: Run) -> dict[str, Counts]:
@@ -48,7 +49,7 @@ def _described_before(run: Run) -> dict[str, Counts]:
 
 def _fault(counts: Counts, before: Counts | None) -> str:
     """What is wrong with a site's counts; empty where nothing is."""
-    if counts.get("train_cases", 0) < 1 or "validation_cases" not in counts:
+    if counts.get("train_cases", 0) < 1 or COUNTED - counts.keys():
         return "bad_count"
     if before is not None and counts != before:
         return "its cases changed since the run began"

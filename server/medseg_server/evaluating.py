@@ -1,7 +1,9 @@
 """The global model scored at the sites: on validation after a round, on the test cases once, at the end."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from medseg_core.assessment.released import Figures, read_figures
 from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
@@ -11,6 +13,14 @@ from medseg_server.requests import ask
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Test figures that each site released, and why the others did not."""
+
+    figures: Mapping[str, Figures]
+    absent: Mapping[str, str]
 
 
 def evaluate_if_due(
@@ -44,6 +54,32 @@ def test_chosen(run: Run, chosen_round: int, sites: tuple[str, ...]) -> dict[str
     if absent:
         raise SiteAnswersError("evaluate", absent)
     return scores
+
+
+def test_and_read(run: Run, chosen_round: int, described: Mapping[str, Mapping[str, int]]) -> Tested:
+    """As `test_chosen`, across hospitals: what each site released, checked; a site without it is absent, with a reason.
+
+    Raises SiteAnswersError where a required site is absent, or every site.
+    """
+    state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
+    scores, absent, _ = _evaluate(run, state, "test", tuple(described))
+    figures: dict[str, Figures] = {}
+    for site, told in sorted(scores.items()):
+        counts = described[site]
+        found = read_figures(
+            told,
+            tuple(run.experiment.task.labels),
+            n_cases=counts["test_cases"],
+            n_patients=counts["test_patients"],
+        )
+        if isinstance(found, str):
+            absent[site] = found
+        else:
+            figures[site] = found
+    needed = {site: why for site, why in absent.items() if site in run.experiment.federation.required_sites}
+    if needed or not figures:
+        raise SiteAnswersError("evaluate", needed or absent)
+    return Tested(figures, dict(sorted(absent.items())))
 
 
 def best_round(history: list[Record]) -> int:

@@ -24,7 +24,16 @@ from medseg_server.evaluating import best_round, evaluate_if_due, scores_of, tes
 from medseg_server.requests import Answer, ask
 from medseg_server.run import Record, Run
 
-__all__ = ["Run", "Trained", "choose_participants", "describe", "model_spec", "test_chosen", "train"]
+__all__ = [
+    "Run",
+    "Trained",
+    "choose_participants",
+    "describe",
+    "model_spec",
+    "recall",
+    "test_chosen",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,14 @@ def train(run: Run) -> Trained:
     best = best_round(history)
     run.store.event("trained", best_round=best, rounds=state.round)
     return Trained(run.identifier, best, tuple(history), described)
+
+
+def recall(run: Run) -> Trained:
+    """What `train` gave when it ended, from the run's folder alone: nobody is asked."""
+    algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
+    _, history = _restore(run, algorithm, spec)
+    (described, *_) = run.store.events("described")
+    return Trained(run.identifier, best_round(history), tuple(history), described["sites"])
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:

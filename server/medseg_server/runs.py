@@ -4,10 +4,11 @@ import datetime as dt
 import json
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from medseg_core.config import Experiment, read_experiment
-from medseg_core.errors import UnknownRunError
+from medseg_core.errors import UnfinishedRunError, UnknownRunError
 from medseg_core.files import is_in_use, write_atomic
 from medseg_server.run import Run
 from medseg_server.run_store import RunStore
@@ -66,6 +67,14 @@ def status(folder: ServerFolder, name: str) -> RunStatus:
     if is_in_use(store.folder):
         return RunStatus(name, "running", done, rounds)
     return RunStatus(name, "stopped" if wanted == "stopped" else "waiting", done, rounds)
+
+
+def finished(folder: ServerFolder, name: str) -> Path:
+    """The folder of a run that left its outcome. Raises UnknownRunError, UnfinishedRunError."""
+    found = status(folder, name)
+    if not (folder.run(name) / "summary.json").is_file():
+        raise UnfinishedRunError(name, found.state)
+    return folder.run(name)
 
 
 def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:

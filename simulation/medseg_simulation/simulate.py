@@ -18,7 +18,6 @@ from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
 from medseg_core.learning.networks import patch_multiple
-from medseg_server.rounds import model_spec
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.fold import Compute, FoldResult, FoldWatch, run_fold, run_identifier
@@ -145,12 +144,7 @@ def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) 
             write_atomic(place.out / "overlays" / f"{case_id}.npz", picture)
     first = place.out if experiment.simulation.folds is None else place.out / "folds" / "0"
     best = load_checkpoint(first / "checkpoints" / f"round_{results[0].trained['global'].best_round:04d}")
-    summary = summarise_run(
-        experiment,
-        results,
-        n_parameters=model_spec(experiment).n_parameters,
-        device=str(place.compute.device),
-    )
+    summary = summarise_run(experiment, results, device=str(place.compute.device))
     baseline_s = sum(result.baseline_s for result in results)
     summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
     write_model(place.out / "model", experiment, best.state.weights, summary)

@@ -1,6 +1,7 @@
 """A coordinator and two hospitals as processes over mutual TLS, from nothing to a model: that of the simulation."""
 
 import csv
+import json
 import re
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from medseg_core.assessment.summary import SCHEMA_FILE
 from medseg_core.supervision import free_ports, program
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
@@ -36,6 +39,7 @@ optimiser_memory = true
 server_momentum = 0.5
 """
 RUN_S = 240
+SITES = ("hospital-1", "hospital-2")
 
 
 def call(folder: Path, *words: str) -> str:
@@ -62,7 +66,7 @@ def enrolled(tmp_path: Path) -> Path:
     federation = call(tmp_path, "medseg-server", "init", "server", "--name", "trial", "--address", address)
     with (tmp_path / "data/manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for site in ("hospital-1", "hospital-2"):
+    for site in SITES:
         own = [
             r | {key: f"../data/{r[key]}" for key in ("image", "label")} for r in rows if r["site"] == site
         ]
@@ -94,13 +98,56 @@ def kept_up(folder: Path, command: str, name: str) -> Iterator[None]:
 def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(enrolled: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(kept_up(enrolled, "medseg-server", "server"))
-        for site in ("hospital-1", "hospital-2"):
+        for site in SITES:
             stack.enter_context(kept_up(enrolled, "medseg-site", site))
         told = call(enrolled, "medseg-server", "run", "server", "tiny.toml")
-    assert "finished" in told, told
+        assert "finished" in told, told
+        (run,) = (enrolled / "server/runs").iterdir()
+        assert "published to hospital-1, hospital-2" in told
+        assert call(enrolled, "medseg-server", "publish", "server", run.name) == "finished\n"
 
     words = ("tiny.toml", "--data", "data", "--out", "simulated", "--cache", "cache")
     call(enrolled, "medseg-simulate", "run", *words)
-    (run,) = (enrolled / "server/runs").iterdir()
     weights = Path("checkpoints/round_0002/weights.safetensors")
     assert (run / weights).read_bytes() == (enrolled / "simulated" / weights).read_bytes()
+    scores_are_those_of_the_simulation(run, enrolled / "simulated")
+    the_model_predicts_where_it_was_approved(enrolled, run.name)
+    nothing_of_a_case_is_at_the_coordinator(enrolled)
+
+
+def scores_are_those_of_the_simulation(run: Path, simulated: Path) -> None:
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, simulated))
+    jsonschema.validate(ours, json.loads(SCHEMA_FILE.read_text()))
+    assert ours["global"]["sites"] == theirs["global"]["sites"]
+    assert ours["global"]["mean"] == pytest.approx(theirs["global"]["mean"])
+    assert ours["sites"] == theirs["sites"]
+    for name in ("model.safetensors", "experiment.toml"):
+        assert (run / "model" / name).read_bytes() == (simulated / "model" / name).read_bytes()
+    assert list((run / "tensorboard/global").glob("events.out.tfevents.*"))
+
+
+def the_model_predicts_where_it_was_approved(folder: Path, run: str) -> None:
+    before = (folder / "server/runs" / run / "report.html").read_bytes()
+    assert "report.html" in call(folder, "medseg-server", "report", "server", run)
+    assert (folder / "server/runs" / run / "report.html").read_bytes() == before
+    for site in SITES:
+        assert call(folder, "medseg-site", "models", "list", site) == f"{run}: unapproved\n"
+    image = str(next((folder / "data/images").iterdir()))
+    call(folder, "medseg-site", "models", "approve", "hospital-1", run)
+    call(folder, "medseg-site", "predict", "hospital-1", "--image", image, "--out", "at-hospital")
+    call(folder, "medseg-site", "evaluate", "hospital-1", "--out", "scores.json")
+    assert json.loads((folder / "scores.json").read_text())["model"]["run"] == run
+    model = f"server/runs/{run}/model"
+    call(folder, "medseg-simulate", "predict", "--model", model, "--image", image, "--out", "at-coordinator")
+    for made in (folder / "at-hospital").glob("*_segmentation*"):
+        assert made.read_bytes() == (folder / "at-coordinator" / made.name).read_bytes()
+    assert list((folder / "at-hospital").glob("*_segmentation*"))
+
+
+def nothing_of_a_case_is_at_the_coordinator(folder: Path) -> None:
+    with (folder / "data/manifest.csv").open(newline="") as file:
+        names = {
+            row[key].encode() for row in csv.DictReader(file) for key in ("case_id", "patient_id", "image")
+        }
+    files = [path for path in (folder / "server").rglob("*") if path.is_file()]
+    assert [path for path in files if any(name in path.read_bytes() for name in names)] == []
