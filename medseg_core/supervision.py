@@ -26,7 +26,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0  # between restarts: doubled each tim
 STEADY_S = 60.0  # a process that ran so long starts with the first pause again
 STOP_S = 10.0  # between asking a process to end and ending it
 _ROOTS_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where nginx lies, and not in everybody's search path
-LOG_BYTES_MAX = 10_000_000  # then it becomes NAME.1.log when the process is next started
+LOG_BYTES_MAX = 10_000_000  # then it goes on from nothing, and what it held is NAME.1.log
+TRIM_S = 60.0  # between looks at the logs
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,14 @@ class Supervisor:
         """Keep everything running until `stop` is set, then end it all."""
         self._logs.mkdir(parents=True, exist_ok=True)
         end_leftovers(self._pids)
+        trim_at = time.monotonic()
         try:
             while not stop.is_set():
                 for unit in self._units:
                     self._look_after(unit)
+                if time.monotonic() >= trim_at:
+                    trim_logs(self._logs)
+                    trim_at = time.monotonic() + TRIM_S
                 stop.wait(LOOK_S)
         finally:
             for unit in reversed(self._units):
@@ -105,7 +110,7 @@ class Supervisor:
     def _start(self, unit: _Unit) -> None:
         unit.started = time.monotonic()
         for service in unit.services:
-            with _log(self._logs, service.name).open("ab") as log:
+            with (self._logs / f"{service.name}.log").open("ab") as log:
                 process = subprocess.Popen(  # noqa: S603
                     service.command,
                     env={**os.environ, "PATH": _search_path(), **service.environment},
@@ -161,6 +166,17 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in found]
 
 
+def trim_logs(folder: Path) -> None:
+    """Move what large logs hold aside. Whoever writes appends, and goes on in the same file."""
+    for log in folder.glob("*.log"):
+        if log.name.endswith(".1.log"):
+            continue
+        with contextlib.suppress(OSError):  # a full disk ends no process
+            if log.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(log, log.with_suffix(".1.log"))
+                os.truncate(log, 0)
+
+
 def end_leftovers(noted: Path) -> None:
     """End what an earlier supervisor left: its services that still run, and what they started."""
     try:
@@ -205,12 +221,3 @@ def _session(leader: int, created: float) -> list[psutil.Process]:
             if os.getsid(process.pid) == leader:
                 found.append(process)
     return found
-
-
-def _log(folder: Path, name: str) -> Path:
-    """The log of a service; a large one is moved aside first."""
-    path = folder / f"{name}.log"
-    with contextlib.suppress(OSError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(folder / f"{name}.1.log")
-    return path

@@ -79,16 +79,11 @@ def approve(
 @app.command()
 def up(folder: Folder) -> None:
     """Keep this site's processes running, in the foreground, until Ctrl-C or SIGTERM."""
-    from medseg_client.services import site_units
-    from medseg_core.supervision import Supervisor
+    from medseg_client.services import keep_up
 
     site, stop = SiteFolder(folder), _stop_on_signals()
-
-    def say(name: str, state: str) -> None:
-        typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
-
     with sole_use(folder / "run"):
-        Supervisor(site_units(site), folder, on_state=say).run(stop)
+        keep_up(site, stop, lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"))
 
 
 models_app = typer.Typer(

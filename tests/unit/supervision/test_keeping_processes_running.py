@@ -148,3 +148,16 @@ def test_what_a_process_says_is_in_its_log(tmp_path: Path) -> None:
     with supervising([[Service("talker", (sys.executable, "-c", "print('hello')"))]], tmp_path):
         log = tmp_path / "logs/talker.log"
         wait_until(lambda: log.exists() and "hello" in log.read_text())
+
+
+def test_a_large_log_goes_on_from_nothing_while_its_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg_core.supervision.LOG_BYTES_MAX", 20_000)
+    monkeypatch.setattr("medseg_core.supervision.TRIM_S", 0.05)
+    code = "import time\nfor n in range(10**9): print(f'line {n}', flush=True); time.sleep(1e-4)"
+    with supervising([[Service("talker", (sys.executable, "-c", code))]], tmp_path):
+        aside, log = tmp_path / "logs/talker.1.log", tmp_path / "logs/talker.log"
+        wait_until(aside.exists)
+        wait_until(lambda: 0 < log.stat().st_size < 20_000 and b"\0" not in log.read_bytes())
+    assert "line 0" in aside.read_text()
