@@ -455,6 +455,20 @@ class FlowerError(RunError):
         )
 
 
+class RunStoppedError(RunError):
+    """Somebody stopped the run."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped. It goes on with `medseg-server resume`.")
+
+
+class FinishedRunError(RunError):
+    """A run that is over cannot go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"run {name} is finished: there is nothing to go on with. Start another with `run`.")
+
+
 class MissingProgramError(RunError):
     """A program that medseg starts is not installed."""
 

@@ -105,6 +105,31 @@ def status(folder: Folder) -> None:
 
 
 @app.command()
+def stop(folder: Folder, name: RunName) -> None:
+    """Stop a run after what it is doing now; it can be resumed."""
+    from medseg_server.runs import status as status_of
+    from medseg_server.runs import want
+
+    server = ServerFolder(folder)
+    want(server, name, "stopped")
+    while status_of(server, name).state == "running":
+        time.sleep(0.5)
+    typer.echo(f"run {name}: {status_of(server, name).state}")
+
+
+@app.command()
+def resume(folder: Folder, name: RunName) -> None:
+    """Let a run go on that was stopped or has failed, and follow it to its end."""
+    from medseg_server.run_store import RunStore
+    from medseg_server.runs import resume as go_on
+
+    server = ServerFolder(folder)
+    told = len(RunStore(server.run(name)).all_events())
+    go_on(server, name)
+    _follow(server, name, told=told)
+
+
+@app.command()
 def report(folder: Folder, name: RunName) -> None:
     """Write report.html of a finished run again, from the figures in its folder."""
     from medseg_core.assessment.report import write_report  # matplotlib: only when needed
@@ -162,8 +187,8 @@ def _sentence(event: dict[str, Any]) -> str:
             return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
         case "failed":
             return f"failed: {event['detail']}"
-        case "finished":
-            return "finished"
+        case "finished" | "stopped":
+            return str(event["event"])
     return ""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from medseg_core.errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
 from medseg_server.transport import Delivery
@@ -50,7 +51,10 @@ class _Open:
 
 
 class FlowerTransport:
-    """Carries envelopes to the sites that are connected, or become so before the deadline."""
+    """Carries envelopes to the sites that are connected, or become so before the deadline.
+
+    Raises RunStoppedError wherever it waits, once `is_stopped`.
+    """
 
     def __init__(
         self,
@@ -59,8 +63,10 @@ class FlowerTransport:
         wait_for: tuple[str, ...],
         wait_s: float,
         on_waiting: Callable[[tuple[str, ...]], None] = lambda missing: None,
+        is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._wait_for, self._wait_s, self._on_waiting = grid, wait_for, wait_s, on_waiting
+        self._is_stopped = is_stopped
 
     def sites(self) -> tuple[str, ...]:
         """Sites that are connected; waits up to `wait_s` for those that are enrolled."""
@@ -73,7 +79,7 @@ class FlowerTransport:
             if missing != told:
                 self._on_waiting(missing)
                 told = missing
-            time.sleep(LOOK_FOR_SITES_S)
+            self._wait(LOOK_FOR_SITES_S)
 
     def exchange(self, requests: Mapping[str, bytes], deadline_s: float) -> Iterator[Delivery]:
         """Send, then deliver as replies come. A site that fails, is away or silent is asked again until the deadline.
@@ -85,9 +91,14 @@ class FlowerTransport:
         while still.waiting and time.monotonic() < end:
             self._ask(still, requests, end)
             yield from self._answers(still)
-            time.sleep(POLL_S)
+            self._wait(POLL_S)
         for site, waiting in sorted(still.waiting.items()):
             yield Delivery(site, None, waiting.reason)
+
+    def _wait(self, seconds: float) -> None:
+        if self._is_stopped():
+            raise RunStoppedError
+        time.sleep(seconds)
 
     def _connected(self) -> dict[str, int]:
         """Node of each site that is online."""

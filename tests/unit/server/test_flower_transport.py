@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from medseg_core.errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_server import flower_transport
 from medseg_server.flower_transport import FlowerTransport
@@ -194,3 +195,12 @@ def test_who_is_enrolled_is_waited_for_but_not_for_ever() -> None:
     assert told == [("north",)]
     grid.away.clear()
     assert transport.sites() == ("north", "south")
+
+
+def test_a_stopped_run_ends_wherever_it_waits() -> None:
+    grid = FakeGrid({site: [silent] for site in SITES}, away={"north"})
+    transport = FlowerTransport(grid, wait_for=tuple(SITES), wait_s=DEADLINE_S, is_stopped=lambda: True)
+    with pytest.raises(RunStoppedError):
+        list(transport.exchange(REQUESTS, DEADLINE_S))
+    with pytest.raises(RunStoppedError):
+        transport.sites()
