@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -102,11 +103,16 @@ def make_trainer(
     *,
     site: str = "north",
     faults: list[Exception] | None = None,
+    guard: EgressGuard | None = None,
 ) -> Trainer:
-    """A site with one approved experiment, its state in `state`. Without `faults` a fault is raised here."""
+    """A site with one approved experiment, its state in `state`. Without `faults` a fault is raised here.
+
+    Without `guard` it has neither policy nor ledger.
+    """
     return Trainer(
-        SiteIdentity(site, site_key(site), COORDINATOR_KEY.public_key()),
+        SiteIdentity(site, COORDINATOR_KEY.public_key()),
         SiteState(state),
+        guard or EgressGuard(site_key(site)),
         approved={experiment_sha256(experiment): experiment},
         data_of=data if callable(data) else lambda _: data,
         device=torch.device("cpu"),

@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from medseg_client.egress import release_figures, release_refusal, release_update
-from medseg_client.site_data import SiteData, case_counts
+from medseg_client.egress import EgressGuard, Question
+from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
 from medseg_core.config import Experiment
 from medseg_core.errors import (
     DataError,
     DivergedError,
+    MedsegError,
     OutOfMemoryError,
     RoundOverError,
     UpdateError,
@@ -26,7 +27,7 @@ from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_training import RoundContext, device_guard, train_locally
-from medseg_core.learning.networks import build_network
+from medseg_core.learning.networks import build_network, numbers_that_travel
 from medseg_core.learning.weights import get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
@@ -38,10 +39,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SiteIdentity:
-    """Who this site is and whom it obeys."""
+    """Who this site is and whom it obeys. The key that it signs with is the egress guard's."""
 
     name: str
-    private_key: Ed25519PrivateKey
     coordinator: Ed25519PublicKey
 
 
@@ -56,13 +56,14 @@ class Trainer:
         self,
         identity: SiteIdentity,
         state: SiteState,
+        guard: EgressGuard,
         *,
         approved: Mapping[str, Experiment],
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
     ) -> None:
-        self._identity, self._state, self._device = identity, state, device
+        self._identity, self._state, self._guard, self._device = identity, state, guard, device
         self._approved, self._data_of = approved, data_of
         self.on_fault = on_fault
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
@@ -71,7 +72,8 @@ class Trainer:
     def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
         """The reply or refusal to a request. Training ends at the next step once `is_over`.
 
-        Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
+        Raises WireError for bytes that are not an envelope of the coordinator for this site, and where not even a
+        refusal can be entered in the ledger: those get no answer.
         """
         envelope = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES)
         verify(envelope, self._identity.coordinator)
@@ -80,28 +82,38 @@ class Trainer:
             raise WireError(
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
+        question = Question(request, envelope.payload, sha256_of(request_bytes))
         try:
             with self._one_at_a_time:
-                return self._answer(envelope, request_bytes, is_over)
+                return self._answer(question, is_over)
         except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
             self.on_fault(error)
-            return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+            return self._refuse(question, _code_of(error))
 
-    def _answer(self, envelope: Envelope, request_bytes: bytes, is_over: Callable[[], bool]) -> bytes:
+    def _refuse(self, question: Question, code: RefusalCode) -> bytes:
+        """A signed refusal. Raises WireError where the ledger cannot take it."""
+        try:
+            return self._guard.release_refusal(question, code).to_bytes()
+        except MedsegError as error:
+            self.on_fault(error)
+            raise WireError(code, "the refusal could not be entered in the ledger") from error
+
+    def _answer(self, question: Question, is_over: Callable[[], bool]) -> bytes:
         """The stored reply of a repeated request, or a new one."""
-        request = envelope.header
-        if (stored := self._state.recall(request, request_bytes)) is not None:
-            return stored
+        request = question.header
+        if (stored := self._state.recall(request, question.sha256)) is not None:
+            return self._guard.release_again(question, stored)
         experiment = self._agreed(request)
+        self._guard.require_allowed(question)
         torch.set_num_threads(experiment.training.cpu_threads)
         with device_guard(self._device, experiment.training):
             match request.kind:
                 case "train":
-                    return self._train(envelope, request_bytes, experiment, is_over)
+                    return self._train(question, experiment, is_over)
                 case "evaluate":
-                    return self._evaluate(envelope, request_bytes, experiment)
+                    return self._evaluate(question, experiment)
                 case "describe":
-                    return self._describe(request, request_bytes, experiment)
+                    return self._describe(question, experiment)
                 case _:
                     raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
 
@@ -118,26 +130,29 @@ class Trainer:
             )
         if request.round > (rounds := experiment.federation.rounds):
             raise WireError(RefusalCode.BUDGET_SPENT, f"round {request.round} of {rounds} that were agreed")
+        if self._guard.policy is not None:
+            n_numbers = numbers_that_travel(experiment.task, experiment.model)
+            self._guard.policy.require_experiment(experiment, n_numbers)
         return experiment
 
-    def _describe(self, request: Header, request_bytes: bytes, experiment: Experiment) -> bytes:
+    def _describe(self, question: Question, experiment: Experiment) -> bytes:
         """How many cases and patients this site has, by purpose."""
         counts = case_counts(self._data_of(experiment))
-        reply = release_figures(request, counts=counts, scalars={}, key=self._identity.private_key).to_bytes()
-        self._state.commit(request, request_bytes, reply)
+        n_patients = counts["train_patients"]
+        reply = self._guard.release_figures(question, counts=counts, n_patients=n_patients).to_bytes()
+        self._state.commit(question.header, question.sha256, reply)
         return reply
 
-    def _train(
-        self, envelope: Envelope, request_bytes: bytes, experiment: Experiment, is_over: Callable[[], bool]
-    ) -> bytes:
+    def _train(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
         """Train for a round from the model sent and the state last counted; reply with the difference."""
-        request = envelope.header
+        request, cases = question.header, self._data_of(experiment).train
+        self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
-        start = decode_tensors(envelope.payload, spec)
+        start = decode_tensors(question.payload, spec)
         memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
         report, new_memory = train_locally(
             network,
-            self._data_of(experiment).train,
+            cases,
             experiment,
             context=RoundContext(request.site, request.round),
             start=start,
@@ -145,43 +160,47 @@ class Trainer:
             is_over=is_over,
         )
         try:
-            reply = release_update(
-                request,
+            reply = self._guard.release_update(
+                question,
                 delta(get_weights(network), start),
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps},
                 scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
-                key=self._identity.private_key,
+                n_patients=n_patients,
             ).to_bytes()
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
         kept = new_memory if experiment.federation.optimiser_memory else None
-        self._state.commit(request, request_bytes, reply, memory=kept)
+        self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
 
-    def _evaluate(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+    def _evaluate(self, question: Question, experiment: Experiment) -> bytes:
         """Score the model sent on validation or, once a run, on the test cases."""
-        request = envelope.header
-        model_sha256 = sha256_of(envelope.payload)
+        request, model_sha256 = question.header, sha256_of(question.payload)
         if request.split == "test" and (self._state.tested_model(request) or model_sha256) != model_sha256:
             raise WireError(
                 RefusalCode.BUDGET_SPENT, f"run {request.run} has read the test cases for another model"
             )
-        network, spec = self._network(experiment)
-        set_weights(network, decode_tensors(envelope.payload, spec))
         data, attachments = self._data_of(experiment), {"model.sha256": model_sha256.encode()}
+        cases = data.validation if request.split == "validation" else data.test
+        self._guard.require_allowed(question, n_patients := count_patients(cases))
+        network, spec = self._network(experiment)
+        set_weights(network, decode_tensors(question.payload, spec))
         if request.split == "validation":
-            scalars: dict[str, float | None] = {"dice": validation_dice(network, data.validation, experiment)}
-            n_cases = len(data.validation)
+            scalars: dict[str, float | None] = {"dice": validation_dice(network, cases, experiment)}
         else:
-            result = evaluate_test(network, data.test, experiment)
-            scalars, n_cases = site_figures(result.cases, experiment), len(data.test)
+            result = evaluate_test(network, cases, experiment)
+            scalars = site_figures(result.cases, experiment)
             attachments |= {f"{name}.npz": picture for name, picture in result.overlays.items()}
             attachments["cases.json"] = json.dumps([case.to_json() for case in result.cases]).encode()
-        reply = release_figures(
-            request, counts={"cases": n_cases}, scalars=scalars, key=self._identity.private_key
+        reply = self._guard.release_figures(
+            question,
+            counts={"cases": len(cases)},
+            scalars=scalars,
+            n_patients=n_patients,
+            labels=tuple(experiment.task.labels),
         ).to_bytes()
-        self._state.commit(request, request_bytes, reply, attachments=attachments)
+        self._state.commit(request, question.sha256, reply, attachments=attachments)
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
