@@ -13,6 +13,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medseg_client.egress import EgressGuard
+from medseg_client.ledger import Entry, Ledger, read_ledger
+from medseg_client.policy import Policy
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -118,6 +120,18 @@ def make_trainer(
         device=torch.device("cpu"),
         on_fault=_raise if faults is None else faults.append,
     )
+
+
+def make_guard(folder: Path, *, site: str = "north", **rules: Any) -> EgressGuard:
+    """The guard of a site with a ledger in `folder` and a policy: one patient is enough unless `rules` differ."""
+    policy = Policy.model_validate({"min_patients_update": 1, "min_patients_score": 1, **rules})
+    ledger = Ledger(folder, site_key(site), keep_payloads_days=policy.keep_payloads_days)
+    return EgressGuard(site_key(site), policy=policy, ledger=ledger)
+
+
+def ledger_of(folder: Path, *, site: str = "north") -> list[Entry]:
+    """Entries of a site's ledger, checked."""
+    return [line.entry for line in read_ledger(folder, site_key(site).public_key()).lines]
 
 
 def _raise(error: Exception) -> None:

@@ -6,7 +6,7 @@ from medseg_client.ledger import Entry
 from medseg_client.policy import Policy
 from medseg_core.errors import PolicyError, WireError
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import Header
+from medseg_core.wire.header import Header, Kind
 
 
 def require_budget(policy: Policy, request: Header, request_sha256: str, answers: Iterable[Entry]) -> None:
@@ -29,10 +29,9 @@ def require_budget(policy: Policy, request: Header, request_sha256: str, answers
                 trainings.add(entry.request_sha256)
             elif found.split == request.split == "validation":
                 models.add(entry.model_sha256)
-    key = f"max_{'rounds' if request.kind == 'train' else request.kind + 's'}"
-    limit = getattr(policy, key, None)
+    key, limit = _budget(policy, request.kind)
     own = _charge(request, request.payload_sha256, request_sha256)
-    if limit is not None and own not in charges and len(charges) >= limit:
+    if own not in charges and len(charges) >= limit:
         asked = f"{len(charges)} of task {request.task} were answered"
         raise PolicyError(RefusalCode.BUDGET_SPENT, key, asked, limit)
     models.discard(request.payload_sha256)
@@ -41,6 +40,17 @@ def require_budget(policy: Policy, request: Header, request_sha256: str, answers
             RefusalCode.BUDGET_SPENT,
             f"round {request.round} of run {request.run} was scored for another model: one a round is answered",
         )
+
+
+def _budget(policy: Policy, kind: Kind) -> tuple[str, int]:
+    """The rule for a kind of request, by name and value."""
+    match kind:
+        case "train":
+            return "max_rounds", policy.max_rounds
+        case "evaluate":
+            return "max_evaluations", policy.max_evaluations
+        case "describe" | "publish":  # neither gives more than counts
+            return "max_describes", policy.max_describes
 
 
 def _charge(header: Header, model_sha256: str | None, request_sha256: str | None) -> object:

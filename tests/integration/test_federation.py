@@ -1,6 +1,7 @@
 """A coordinator and two hospitals as processes over mutual TLS, from nothing to a model: that of the simulation."""
 
 import csv
+import json
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,8 +78,16 @@ def enrolled(tmp_path: Path) -> Path:
         request, kit = f"{site}/{site}.request.json", f"server/kits/{site}.kit.json"
         call(tmp_path, "medseg-server", "approve", "server", request, "--fingerprint", fingerprint_in(made))
         call(tmp_path, "medseg-site", "join", site, kit, "--fingerprint", fingerprint_in(federation))
-        call(tmp_path, "medseg-site", "approve", site, "tiny.toml")
+        allow_small_cohorts(tmp_path / site / "site.toml")
+        assert "What leaves this site" in call(tmp_path, "medseg-site", "approve", site, "tiny.toml", "--yes")
     return tmp_path
+
+
+def allow_small_cohorts(settings: Path) -> None:
+    """The phantom hospitals have four patients each, fewer than a site gives figures of."""
+    text, n_changed = re.subn(r"(min_patients_\w+) = 5", r"\1 = 1", settings.read_text())
+    assert n_changed == 2
+    settings.write_text(text)
 
 
 @contextmanager
@@ -106,3 +116,25 @@ def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(en
     (run,) = (enrolled / "server/runs").iterdir()
     weights = Path("checkpoints/round_0002/weights.safetensors")
     assert (run / weights).read_bytes() == (enrolled / "simulated" / weights).read_bytes()
+
+    for site in ("hospital-1", "hospital-2"):
+        entered = [
+            json.loads(e) for e in call(enrolled, "medseg-site", "ledger", site, "--json").splitlines()
+        ]
+        answers = [entry["header"] for entry in entered]
+        assert [h["kind"] for h in answers] == [
+            "describe",
+            "train",
+            "evaluate",
+            "train",
+            "evaluate",
+            "evaluate",
+        ]
+        assert {h["direction"] for h in answers} == {"reply"}
+        told = last_event(run, "round_finished")["contributed"][site]
+        call(enrolled, "medseg-site", "ledger", "verify", site, "--head", told["ledger_head"])
+
+
+def last_event(run: Path, name: str) -> dict[str, Any]:
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [event for event in events if event["event"] == name][-1]
