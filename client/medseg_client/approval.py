@@ -1,10 +1,15 @@
-"""What agreeing to an experiment means for a hospital, in words."""
+"""What agreeing to an experiment means for a hospital, in words; and experiments that come with a request."""
 
+import tomllib
 from collections.abc import Iterator
 
 from medseg_client.policy import Policy
-from medseg_core.config import Experiment
+from medseg_core.config import Experiment, experiment_sha256, parse_experiment
+from medseg_core.errors import ExperimentFileError, WireError
 from medseg_core.learning.networks import numbers_that_travel
+from medseg_core.wire.codes import RefusalCode
+
+EXPERIMENT_BYTES_MAX = 64 * 1024  # the longest preset has 4 kB
 
 _STATISTICS = {
     "training": "loss, seconds and norm of the update",
@@ -24,8 +29,8 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     yield f"Task {task.name}: find {', '.join(task.labels)} in {task.spatial_dims}D images of {channels}."
     yield f"Network {experiment.model.name}: {n_numbers:,} numbers, {megabytes:.3g} MB."
     yield (
-        f"Training here: {federation.algorithm}, at most {federation.rounds} rounds of "
-        f"{federation.local_epochs} passes over this site's training cases."
+        f"Training here: {federation.algorithm}, at most {federation.rounds} rounds; in each, this site's training "
+        f"cases {federation.local_epochs} times over."
     )
     yield "What leaves this site, checked and entered in its ledger:"
     yield "- once: how many cases and patients there are to train, validate and test on"
@@ -43,6 +48,19 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     )
     if federation.rounds > policy.max_rounds:
         yield f"This site would stop after {policy.max_rounds} rounds: [policy] max_rounds."
+
+
+def experiment_in(payload: bytes, sha256: str) -> Experiment:
+    """The experiment whose resolved TOML a request carries, if it has this hash. Raises WireError."""
+    if len(payload) > EXPERIMENT_BYTES_MAX:
+        raise WireError(RefusalCode.TOO_LARGE, f"an experiment of {len(payload)} bytes")
+    try:
+        experiment = parse_experiment(tomllib.loads(payload.decode()), source="the coordinator's request")
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ExperimentFileError) as error:
+        raise WireError(RefusalCode.MALFORMED, f"no experiment: {error}"[:500]) from None
+    if experiment_sha256(experiment) != sha256:
+        raise WireError(RefusalCode.MALFORMED, "the experiment is not the one that the request names")
+    return experiment
 
 
 def _and(name: str, policy: Policy) -> str:

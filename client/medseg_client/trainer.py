@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from medseg_client.approval import experiment_in
 from medseg_client.egress import EgressGuard, Question
 from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_state import SiteState
@@ -31,7 +32,6 @@ from medseg_core.learning.networks import build_network, numbers_that_travel
 from medseg_core.learning.weights import get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
-from medseg_core.wire.header import Header
 
 MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
 log = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ class SiteIdentity:
 class Trainer:
     """One site. Answers each request once: the same request again gets the same bytes, a conflicting one a refusal.
 
-    `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
-    cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    `approved` maps the hash of an experiment that the site agreed to, to the experiment; `approve` adds one whose task
+    the policy approves. `data_of` prepares the site's cases for an experiment. `on_fault` is told the detail of every
+    refusal, for the site's own log; the coordinator sees a code.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Trainer:
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
+        approve: Callable[[Experiment], object] = lambda experiment: None,
     ) -> None:
         self._identity, self._state, self._guard, self._device = identity, state, guard, device
         self._approved, self._data_of = approved, data_of
-        self.on_fault = on_fault
+        self.on_fault, self._approve = on_fault, approve
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
 
@@ -103,7 +105,7 @@ class Trainer:
         request = question.header
         if (stored := self._state.recall(request, question.sha256)) is not None:
             return self._guard.release_again(question, stored)
-        experiment = self._agreed(request)
+        experiment = self._agreed(question)
         self._guard.require_allowed(question)
         torch.set_num_threads(experiment.training.cpu_threads)
         with device_guard(self._device, experiment.training):
@@ -117,23 +119,31 @@ class Trainer:
                 case _:
                     raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
 
-    def _agreed(self, request: Header) -> Experiment:
+    def _agreed(self, question: Question) -> Experiment:
         """The experiment that a request names, if this site agreed to it and to this round. Raises WireError."""
-        experiment = self._approved.get(request.experiment_sha256)
-        if experiment is None:
-            raise WireError(
-                RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
-            )
+        request, policy = question.header, self._guard.policy
+        known = self._approved.get(request.experiment_sha256)
+        experiment = known or self._of_approved_task(question)
         if request.task != experiment.task.name or (request.kind == "train" and request.round == 0):
             raise WireError(
                 RefusalCode.MALFORMED, f"{request.kind} of round {request.round} of task {request.task!r}"
             )
         if request.round > (rounds := experiment.federation.rounds):
             raise WireError(RefusalCode.BUDGET_SPENT, f"round {request.round} of {rounds} that were agreed")
-        if self._guard.policy is not None:
-            n_numbers = numbers_that_travel(experiment.task, experiment.model)
-            self._guard.policy.require_experiment(experiment, n_numbers)
+        if policy is not None:
+            policy.require_experiment(experiment, numbers_that_travel(experiment.task, experiment.model))
+        if known is None:
+            self._approve(experiment)
         return experiment
+
+    def _of_approved_task(self, question: Question) -> Experiment:
+        """The experiment that came with a description's request, if policy approves its task. Raises WireError."""
+        request, policy = question.header, self._guard.policy
+        if request.kind == "describe" and policy and request.task in policy.approve_tasks:
+            return experiment_in(question.payload, request.experiment_sha256)
+        raise WireError(
+            RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
+        )
 
     def _describe(self, question: Question, experiment: Experiment) -> bytes:
         """How many cases and patients this site has, by purpose."""

@@ -37,6 +37,10 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             )
         return opened[id(experiment)]
 
+    def approve(experiment: Experiment) -> None:
+        sha256 = folder.approved.add(experiment)
+        log.info("approved experiment %s: [policy] approve_tasks has %s", sha256[:16], experiment.task.name)
+
     key = load_key(folder.key("signing"))
     with sole_use(folder.root / "state"):
         ledger = Ledger(folder.ledger, key, keep_payloads_days=settings.policy.keep_payloads_days)
@@ -47,6 +51,7 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             approved=folder.approved,
             data_of=data_of,
             device=choose_device(settings.device),
+            approve=approve,
         )
         with serving(trainer, folder.socket):
             log.info("ready")

@@ -93,10 +93,8 @@ class Header(BaseModel):
 
 
 def may_carry_payload(header: Header) -> bool:
-    """Tensors go down with a model and come up with a train reply; nothing else may hold any."""
-    if header.direction == "request":
-        return header.kind != "describe"
-    return header.direction == "reply" and header.kind == "train"
+    """The experiment or a model goes down, and tensors come up with a train reply; nothing else may hold any."""
+    return header.direction == "request" or (header.direction == "reply" and header.kind == "train")
 
 
 def new_nonce() -> str:

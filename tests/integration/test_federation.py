@@ -79,7 +79,9 @@ def enrolled(tmp_path: Path) -> Path:
         call(tmp_path, "medseg-server", "approve", "server", request, "--fingerprint", fingerprint_in(made))
         call(tmp_path, "medseg-site", "join", site, kit, "--fingerprint", fingerprint_in(federation))
         allow_small_cohorts(tmp_path / site / "site.toml")
-        assert "What leaves this site" in call(tmp_path, "medseg-site", "approve", site, "tiny.toml", "--yes")
+    assert "What leaves" in call(tmp_path, "medseg-site", "approve", "hospital-1", "tiny.toml", "--yes")
+    settings = tmp_path / "hospital-2" / "site.toml"  # approves whatever is for this task
+    settings.write_text(settings.read_text().replace("approve_tasks = []", 'approve_tasks = ["tiny"]'))
     return tmp_path
 
 

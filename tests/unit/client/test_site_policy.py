@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import (
+    COORDINATOR_KEY,
     initial_weights,
     make_experiment,
     make_guard,
@@ -17,11 +19,13 @@ from builders import (
 )
 
 from medseg_client.policy import Policy
-from medseg_client.site_folder import SiteSettings
-from medseg_client.trainer import Trainer
-from medseg_core.config import Experiment, parse_document
+from medseg_client.site_folder import ApprovedExperiments, SiteSettings
+from medseg_client.site_state import SiteState
+from medseg_client.trainer import SiteIdentity, Trainer
+from medseg_core.config import Experiment, experiment_sha256, experiment_toml, parse_document
 from medseg_core.errors import ExperimentFileError, MedsegError
 from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.envelope import seal
 from medseg_core.wire.header import Header
 
 EXPERIMENT = make_experiment(federation={"rounds": 9})
@@ -212,3 +216,65 @@ def test_a_sentence_of_policy_names_key_and_remedy(tmp_path: Path) -> None:
     ask(trainer_in(tmp_path, faults, networks=["cnn3d"]))
     assert isinstance(faults[0], MedsegError)
     assert "[policy] networks is ['cnn3d']" in str(faults[0])
+
+
+def describing(experiment: Experiment, payload: bytes | None = None, **fields: Any) -> bytes:
+    """A request to describe a site that carries its experiment."""
+    header = opened(make_request(experiment, "describe", **fields)).header
+    payload = experiment_toml(experiment).encode() if payload is None else payload
+    return seal(header, payload, COORDINATOR_KEY).to_bytes()
+
+
+def newcomer(folder: Path, approve_tasks: list[str], **rules: Any) -> tuple[Trainer, ApprovedExperiments]:
+    """A site that approved nothing yet."""
+    approved = ApprovedExperiments(folder / "approved")
+    trainer = Trainer(
+        SiteIdentity("north", COORDINATOR_KEY.public_key()),
+        SiteState(folder / "state"),
+        make_guard(folder / "ledger", approve_tasks=approve_tasks, **rules),
+        approved=approved,
+        data_of=lambda _: DATA,
+        device=torch.device("cpu"),
+        on_fault=lambda error: None,
+        approve=approved.add,
+    )
+    return trainer, approved
+
+
+def test_an_experiment_of_a_task_named_for_it_is_approved_when_it_is_described(tmp_path: Path) -> None:
+    trainer, approved = newcomer(tmp_path, ["squares"])
+    assert ask(trainer).code is RefusalCode.UNKNOWN_EXPERIMENT
+    assert opened(trainer.handle(describing(EXPERIMENT))).header.direction == "reply"
+    assert dict(approved) == {experiment_sha256(EXPERIMENT): EXPERIMENT}
+    assert ask(trainer, attempt=2).direction == "reply"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "rules", "payload", "code"),
+    [
+        ([], {}, None, RefusalCode.UNKNOWN_EXPERIMENT),
+        (["circles"], {}, None, RefusalCode.UNKNOWN_EXPERIMENT),
+        (["squares"], {"networks": ["segresnet"]}, None, RefusalCode.ALGORITHM_NOT_ALLOWED),
+        (["squares"], {"max_parameters": 9}, None, RefusalCode.MODEL_TOO_LARGE),
+        (["squares"], {}, experiment_toml(make_experiment()).encode(), RefusalCode.MALFORMED),
+        (["squares"], {}, b"", RefusalCode.MALFORMED),
+        (["squares"], {}, b"\xff", RefusalCode.MALFORMED),
+        (["squares"], {}, b"a = [", RefusalCode.MALFORMED),
+        (["squares"], {}, b"a = " + b"[" * 20_000, RefusalCode.MALFORMED),
+        (["squares"], {}, b"#" * 100_000, RefusalCode.TOO_LARGE),
+    ],
+)
+def test_no_other_experiment_is_approved_unasked(
+    tmp_path: Path, tasks: list[str], rules: dict[str, Any], payload: bytes | None, code: RefusalCode
+) -> None:
+    trainer, approved = newcomer(tmp_path, tasks, **rules)
+    assert opened(trainer.handle(describing(EXPERIMENT, payload))).header.code is code
+    assert dict(approved) == {}
+
+
+def test_an_experiment_under_the_name_of_another_task_is_not_approved(tmp_path: Path) -> None:
+    trainer, approved = newcomer(tmp_path, ["squares"])
+    other = make_experiment(task={"name": "circles"})
+    answer = opened(trainer.handle(describing(other, task="squares"))).header
+    assert answer.code is RefusalCode.MALFORMED
+    assert dict(approved) == {}
