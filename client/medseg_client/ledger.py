@@ -15,6 +15,7 @@ then the site's state stores it (site_state.py), then it is sent.
   stored bytes; a line says so, once.
 """
 
+import contextlib
 import datetime as dt
 import os
 import threading
@@ -149,11 +150,12 @@ class Ledger:
             raise UnusableFolderError(self.folder, error.strerror or type(error).__name__) from error
 
     def _prune_payloads(self) -> None:
-        """Drop tensors that have been kept long enough."""
+        """Drop tensors that have been kept long enough; what cannot be dropped now is tried again with the next."""
         oldest = time.time() - self._keep_days * 24 * 3600
         for path in (self.folder / "payloads").glob("*"):
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
 
 def read_ledger(folder: Path, key: Ed25519PublicKey, *, head: str | None = None) -> Reading:

@@ -18,7 +18,6 @@ from medseg_core.config import Experiment
 from medseg_core.errors import (
     DataError,
     DivergedError,
-    MedsegError,
     OutOfMemoryError,
     RoundOverError,
     UpdateError,
@@ -96,7 +95,7 @@ class Trainer:
         """A signed refusal. Raises WireError where the ledger cannot take it."""
         try:
             return self._guard.release_refusal(question, code).to_bytes()
-        except MedsegError as error:
+        except Exception as error:
             self.on_fault(error)
             raise WireError(code, "the refusal could not be entered in the ledger") from error
 

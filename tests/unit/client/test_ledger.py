@@ -1,6 +1,8 @@
 """The ledger of a site: what was changed shows, what a crash left does not, and every answer has its line."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from medseg_client.ledger import Event, Ledger, read_ledger
 from medseg_client.trainer import Trainer
 from medseg_core.errors import LedgerError, UnusableFolderError, WireError
 from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.signatures import save_key
 
 EXPERIMENT = make_experiment(federation={"rounds": 9})
 DATA = make_site_data(train=1)
@@ -159,6 +162,34 @@ def test_a_kill_before_the_last_line_was_noted_is_no_tampering(folder: Path) -> 
     (folder / "head").write_bytes(noted)
     assert len(open_ledger(folder).append(Event(event="repair", torn_bytes=2)).sha256) == 64
     assert len(ledger_of(folder)) == 6
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from medseg_client.ledger import Event, Ledger
+from medseg_core.wire.signatures import load_key
+ledger = Ledger(Path(sys.argv[1]), load_key(Path(sys.argv[2])), keep_payloads_days=1)
+for number in range(10**6):
+    print(ledger.append(Event(event="repair", torn_bytes=number), payload=bytes(number)).sha256, flush=True)
+"""
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.003, 0.011])
+def test_a_ledger_survives_kill_9_with_every_line_that_it_promised(tmp_path: Path, moment_s: float) -> None:
+    save_key(tmp_path / "key", site_key("north"))
+    promised: list[str] = []
+    for _ in range(2):
+        words = [sys.executable, "-c", WRITER, str(tmp_path / "ledger"), str(tmp_path / "key")]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            promised += [process.stdout.readline().strip() for _ in range(5)]
+            time.sleep(moment_s)
+            process.kill()
+            promised += process.stdout.read().split("\n")[:-1]
+        known = [line.sha256 for line in read_ledger(tmp_path / "ledger", KEY).lines]
+        assert [sha256 for sha256 in known if sha256 in promised] == promised
+        assert len(known) <= len(promised) + 2  # a line that was not promised yet, a repair
 
 
 def test_a_ledger_cut_under_a_running_trainer_takes_no_more(folder: Path) -> None:
