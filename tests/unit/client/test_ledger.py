@@ -108,6 +108,15 @@ def test_what_was_changed_is_found(folder: Path, change: Callable[[Lines, Path],
         open_ledger(folder)
 
 
+def test_a_signature_has_one_spelling(folder: Path) -> None:
+    path = folder / "ledger.jsonl"
+    (folder / "head").unlink()  # it would tell, too
+    honest = path.read_bytes()
+    path.write_bytes(honest[:-131] + honest[-131:].upper())
+    with pytest.raises(LedgerError):
+        read_ledger(folder, KEY)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
