@@ -62,5 +62,10 @@ def case_counts(data: SiteData) -> dict[str, int]:
     for purpose in ("train", "validation", "test"):
         cases = getattr(data, purpose)
         counts[f"{purpose}_cases"] = len(cases)
-        counts[f"{purpose}_patients"] = len({c.case.patient_id for c in cases})
+        counts[f"{purpose}_patients"] = count_patients(cases)
     return counts
+
+
+def count_patients(cases: Sequence[PreprocessedCase]) -> int:
+    """Patients that the cases are of."""
+    return len({c.case.patient_id for c in cases})

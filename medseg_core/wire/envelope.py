@@ -88,13 +88,15 @@ def split_payload(data: bytes) -> tuple[bytes, bytes]:
     return bytes(view[:payload_at]), bytes(view[payload_at:])
 
 
+def naming(header: Header, payload: bytes) -> Header:
+    """The header with length and SHA-256 of its payload filled in."""
+    sha256 = hashlib.sha256(payload).hexdigest() if payload else None
+    return header.model_copy(update={"payload_bytes": len(payload), "payload_sha256": sha256})
+
+
 def seal(header: Header, payload: bytes, private_key: Ed25519PrivateKey) -> Envelope:
-    """The signed envelope, payload length and SHA-256 filled in. Raises WireError when they disagree."""
-    named = {
-        "payload_bytes": len(payload),
-        "payload_sha256": hashlib.sha256(payload).hexdigest() if payload else None,
-    }
-    header_bytes = header.model_copy(update=named).model_dump_json().encode()
+    """The signed envelope, its payload named. Raises WireError when header and payload disagree."""
+    header_bytes = naming(header, payload).model_dump_json().encode()
     return Envelope(header_bytes, private_key.sign(_DOMAIN + header_bytes), payload)
 
 

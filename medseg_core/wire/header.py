@@ -29,7 +29,8 @@ class Header(BaseModel):
 
     `scalars` uses None for a figure that is not defined, such as a score over no case. `counted_round` and
     `counted_attempt` name, in a train request, the last update of this site that entered the global model
-    (0, 0: none).
+    (0, 0: none). `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
+    left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -53,6 +54,8 @@ class Header(BaseModel):
     counted_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     split: Literal["validation", "test"] | None = None
     code: RefusalCode | None = None
+    ledger_sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    ledger_head: Sha256 | None = None  # of the line with that number
 
     @model_validator(mode="after")
     def _answers_are_whole(self) -> "Header":
@@ -64,6 +67,10 @@ class Header(BaseModel):
             raise ValueError("a refusal carries its code and no figure")
         if (self.kind == "evaluate") != (self.split is not None):
             raise ValueError("split belongs to evaluate, and it needs one")
+        if (self.ledger_sequence is None) != (self.ledger_head is None):
+            raise ValueError("ledger_sequence and ledger_head go together")
+        if self.ledger_head is not None and self.direction == "request":
+            raise ValueError("ledger_head belongs to replies and refusals")
         return self
 
     @model_validator(mode="after")
@@ -86,10 +93,8 @@ class Header(BaseModel):
 
 
 def may_carry_payload(header: Header) -> bool:
-    """Tensors go down with a model and come up with a train reply; nothing else may hold any."""
-    if header.direction == "request":
-        return header.kind != "describe"
-    return header.direction == "reply" and header.kind == "train"
+    """The experiment or a model goes down, and tensors come up with a train reply; nothing else may hold any."""
+    return header.direction == "request" or (header.direction == "reply" and header.kind == "train")
 
 
 def new_nonce() -> str:

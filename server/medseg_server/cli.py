@@ -177,7 +177,8 @@ def _sentence(event: dict[str, Any]) -> str:
             return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
         case "round_finished":
             absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
-            return f"round {event['round']}: loss {event['training_loss']:.3f}{absent}"
+            loss = event["training_loss"]
+            return f"round {event['round']}: loss {'not told' if loss is None else f'{loss:.3f}'}{absent}"
         case "evaluated":
             return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
         case "tested":

@@ -24,7 +24,9 @@ class TensorBoard:
         else:
             figures = {"training_loss/mean": record["training_loss"]}
             figures |= {f"training_loss/{s}": c["loss"] for s, c in record["contributed"].items()}
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        values = [
+            Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items() if value is not None
+        ]
         writer = self._writer(model)
         writer.add_event(Event(wall_time=time.time(), step=record["round"], summary=Summary(value=values)))
         writer.flush()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -168,8 +169,9 @@ def _open(
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
         site: Trainer(
-            SiteIdentity(site, site_keys[site], coordinator_key.public_key()),
+            SiteIdentity(site, coordinator_key.public_key()),
             SiteState(folder / "sites" / site),
+            EgressGuard(site_keys[site]),
             approved={experiment_sha256(plan.experiment): plan.experiment},
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
             device=compute.device,
