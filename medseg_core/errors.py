@@ -54,6 +54,20 @@ class WireError(MedsegError):
         super().__init__(f"{code}: {detail}")
 
 
+class WireVersionsError(MedsegError):
+    """Two sides that speak no common version of the wire format."""
+
+    def __init__(self, us: str, ours: Sequence[int], them: str, theirs: Sequence[int]) -> None:
+        behind = us if max(ours) < max(theirs, default=0) else them
+        super().__init__(
+            f"{us} speaks wire version {_listed(ours)}, {them} {_listed(theirs)}. Upgrade medseg at {behind}."
+        )
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return " and ".join(str(version) for version in sorted(versions)) or "none"
+
+
 class PolicyError(WireError):
     """A hospital's own rules refuse a request: the code leaves, the sentence is for its log."""
 

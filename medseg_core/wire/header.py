@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg_core.errors import WireError
+from medseg_core.wire import versions
 from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.versions import WIRE_VERSION
 
-WIRE_VERSION: Literal[1] = 1
 HEADER_BYTES_MAX = 1 << 20  # 4096 counts or scalars with the longest keys stay below
 ENTRIES_MAX = 4096  # a score with interval for 200 labels and 6 metrics needs 3600
 
@@ -24,6 +25,12 @@ RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Attempt = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+def _spoken(version: int) -> int:
+    if version not in versions.SPOKEN:
+        raise ValueError(f"version {version}, spoken here: {versions.SPOKEN}")
+    return version
+
+
 class Header(BaseModel):
     """What an envelope says about itself. Frozen; unknown fields, text, NaN and infinity are refused.
 
@@ -35,7 +42,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    wire: Literal[1] = WIRE_VERSION
+    wire: Annotated[int, AfterValidator(_spoken)] = WIRE_VERSION
     kind: Kind
     direction: Direction
     run: Name
@@ -139,4 +146,4 @@ def _answer(request: Header, **fields: object) -> Header:
     return Header.model_validate({**same, "nonce": new_nonce(), "in_reply_to": request.nonce, **fields})
 
 
-_IDENTITY = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")
+_IDENTITY = ("wire", "kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")

@@ -186,8 +186,8 @@ def _sentence(event: dict[str, Any]) -> str:
         case "published":
             absent = "".join(f", not to {s} ({why})" for s, why in event["absent"].items())
             return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
-        case "failed":
-            return f"failed: {event['detail']}"
+        case "failed" | "versions_differ":
+            return f"{event['event'].replace('_', ' ')}: {event['detail']}"
         case "finished" | "stopped":
             return str(event["event"])
     return ""

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from medseg_core.errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
+from medseg_core.wire.versions import VERSION_MAX
 from medseg_server.transport import Delivery
 
 POLL_S = 0.25
@@ -53,7 +54,8 @@ class _Open:
 class FlowerTransport:
     """Carries envelopes to the sites that are connected, or become so before the deadline.
 
-    Raises RunStoppedError wherever it waits, once `is_stopped`.
+    `on_waiting` is told who is missing; `on_versions` of a site that does not speak our wire version, with those that
+    it speaks. Raises RunStoppedError wherever it waits, once `is_stopped`.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class FlowerTransport:
         wait_for: tuple[str, ...],
         wait_s: float,
         on_waiting: Callable[[tuple[str, ...]], None] = lambda missing: None,
+        on_versions: Callable[[str, tuple[int, ...]], None] = lambda site, spoken: None,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._wait_for, self._wait_s, self._on_waiting = grid, wait_for, wait_s, on_waiting
-        self._is_stopped = is_stopped
+        self._on_versions, self._is_stopped = on_versions, is_stopped
 
     def sites(self) -> tuple[str, ...]:
         """Sites that are connected; waits up to `wait_s` for those that are enrolled."""
@@ -133,6 +136,8 @@ class FlowerTransport:
                     still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
                     still.waiting[site].reason = code
                     continue
+                if code == RefusalCode.WIRE_VERSION:
+                    self._on_versions(site, _spoken_in(reply))
                 still.answered(site)
                 yield Delivery(site, envelope, code)
 
@@ -164,3 +169,10 @@ def _code_in(reply: Message) -> str:
         return str(RefusalCode(str(record.get("code", ""))))
     except ValueError:
         return str(RefusalCode.MALFORMED)
+
+
+def _spoken_in(reply: Message) -> tuple[int, ...]:
+    """The wire versions that a relay says its site speaks; none where it says nothing sensible."""
+    spoken = reply.content.config_records["relay"].get("spoken", [])
+    numbers = spoken if isinstance(spoken, list) else []
+    return tuple(v for v in numbers[:16] if isinstance(v, int) and 0 < v <= VERSION_MAX)

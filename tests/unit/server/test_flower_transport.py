@@ -182,6 +182,22 @@ def test_a_message_without_an_envelope_is_malformed(records: dict[str, ConfigRec
     assert exchange(FakeGrid({"north": [lie], "south": [echo]}))["north"].absence == "malformed"
 
 
+@pytest.mark.parametrize(("said", "heard"), [([2, 3], (2, 3)), ([], ()), ([-1, 2**40, 4], (4,))])
+def test_of_a_site_with_other_wire_versions_they_are_told(said: list[int], heard: tuple[int, ...]) -> None:
+    def other(message: Message) -> Message:
+        record = ConfigRecord({"code": "wire_version", "spoken": said})
+        return Message(RecordDict({"relay": record}), reply_to=message)
+
+    told: list[tuple[str, tuple[int, ...]]] = []
+    grid = FakeGrid({"north": [other], "south": [echo]})
+    transport = FlowerTransport(
+        grid, wait_for=(), wait_s=0.0, on_versions=lambda site, spoken: told.append((site, spoken))
+    )
+    found = {d.site: d for d in transport.exchange(REQUESTS, DEADLINE_S)}
+    assert found["north"].absence == "wire_version"
+    assert told == [("north", heard)]
+
+
 def test_who_is_enrolled_is_waited_for_but_not_for_ever() -> None:
     told: list[tuple[str, ...]] = []
     grid = FakeGrid({site: [echo] for site in SITES}, away={"north"})
