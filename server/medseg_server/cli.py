@@ -1,9 +1,11 @@
 """`medseg-server`: the command line of the coordinator."""
 
+import json
 import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,15 +95,21 @@ def run(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one line of JSON a run.")] = False,
+) -> None:
     """How far the runs are."""
     from medseg_server.runs import names
     from medseg_server.runs import status as status_of
 
     server = ServerFolder(folder)
-    for name in names(server):
-        found = status_of(server, name)
-        typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
+    for found in (status_of(server, name) for name in names(server)):
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            detail = f": {found.detail}" if found.detail else ""
+            typer.echo(f"{found.name}: {found.state}, round {found.round} of {found.rounds}{detail}")
 
 
 @app.command()
@@ -165,6 +173,8 @@ def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
             if text := _sentence(event):
                 typer.echo(text)
         told = len(events)
+        if state == "finished":
+            typer.echo(f"report: {server.run(name) / 'report.html'}")
         if state in ("finished", "failed", "stopped"):
             raise typer.Exit(0 if state == "finished" else 1)
         time.sleep(1)
