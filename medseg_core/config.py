@@ -169,6 +169,9 @@ class Evaluation(Section):
     mirror: bool = False  # average over flipped copies of the image (test-time augmentation)
     surface_tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     bootstrap_samples: PositiveInt = 2000
+    server_data: str | None = (
+        None  # folder or manifest of the coordinator's own cases; scored, never trained on
+    )
 
 
 class Codec(Section):

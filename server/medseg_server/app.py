@@ -27,25 +27,25 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the run that the configuration names, from where it stands; what ends it for good is written down."""
     folder = ServerFolder(Path(os.environ[FOLDER_VARIABLE]))
     name = str(context.run_config[RUN_KEY])
+    store = RunStore(folder.run(name))
     transport = FlowerTransport(
         grid,
         wait_for=tuple(folder.enrolled()),
         wait_s=WAIT_FOR_SITES_S,
-        on_versions=lambda site, spoken: RunStore(folder.run(name)).event(
+        on_versions=lambda site, spoken: store.event(
             "versions_differ",
             site=site,
             detail=str(WireVersionsError("the coordinator", SPOKEN, site, spoken)),
         ),
         is_stopped=lambda: is_stopped(folder, name),
     )
-    run = open_run(folder, name, transport)
-    with sole_use(run.store.folder):
+    with sole_use(store.folder):
         try:
-            conduct(run)
+            conduct(open_run(folder, name, transport))
         except RunStoppedError:
-            run.store.event("stopped")
+            store.event("stopped")
             return
         except MedsegError as error:
-            run.store.event("failed", detail=str(error))
+            store.event("failed", detail=str(error))
             raise
-        run.store.event("finished")
+        store.event("finished")

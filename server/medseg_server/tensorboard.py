@@ -21,6 +21,7 @@ class TensorBoard:
         if "validation_dice" in record:
             figures = {"validation_dice/mean": record["validation_dice"]}
             figures |= {f"validation_dice/{site}": dice for site, dice in record["sites"].items()}
+            figures["server_dice"] = record.get("server_dice")
         else:
             figures = {"training_loss/mean": record["training_loss"]}
             figures |= {f"training_loss/{s}": c["loss"] for s, c in record["contributed"].items()}

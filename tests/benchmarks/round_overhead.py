@@ -28,7 +28,7 @@ spatial_dims = 2
 channels = [{ name = "grey" }]
 labels = { organ = 1, lesion = 2 }
 [model]
-channels = [24, 48, 96, 192]
+channels = [28, 56, 112, 224]
 [training]
 patch_size = [32, 32]
 cpu_threads = 1
