@@ -1,5 +1,6 @@
 """Flower's grid as it really fails: sites that are away, errors for replies, lost and late ones, nodes that lie."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -125,6 +126,45 @@ def test_a_late_reply_to_the_first_message_counts_and_the_second_is_ignored() ->
     found = exchange(grid)
     assert found["north"].envelope == REQUESTS["north"]
     assert found["south"].envelope == REQUESTS["south"]
+
+
+def test_a_reply_that_never_comes_whole_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower waits minutes for the rest of a reply whose sender was cut off."""
+    monkeypatch.setattr(flower_transport, "PULL_S", 0.05)
+    grid, release = FakeGrid({"north": [echo, silent, echo], "south": [silent, echo]}), threading.Event()
+    pull = grid.pull_messages
+
+    def stuck(identifiers: Iterable[str]) -> list[Message]:
+        wanted = list(identifiers)
+        if wanted == ["north-0"]:
+            release.wait(2 * DEADLINE_S)
+            return []
+        return pull(wanted)
+
+    monkeypatch.setattr(grid, "pull_messages", stuck)
+    began = time.monotonic()
+    found = exchange(grid)
+    release.set()
+    assert {site: d.envelope for site, d in found.items()} == REQUESTS
+    assert time.monotonic() - began < DEADLINE_S
+
+
+def test_a_message_that_flower_does_not_take_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, refused = FakeGrid({site: [echo] for site in SITES}), [[], [None]]
+    push = grid.push_messages
+    monkeypatch.setattr(grid, "push_messages", lambda ms: refused.pop() if refused else push(ms))
+    assert {site: d.envelope for site, d in exchange(grid).items()} == REQUESTS
+
+
+def test_what_flower_raises_ends_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeGrid({site: [echo] for site in SITES})
+
+    def broken(identifiers: Iterable[str]) -> list[Message]:
+        raise ConnectionError
+
+    monkeypatch.setattr(grid, "pull_messages", broken)
+    with pytest.raises(ConnectionError):
+        exchange(grid)
 
 
 def test_repeats_become_rarer() -> None:
