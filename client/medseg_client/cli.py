@@ -52,13 +52,13 @@ def join(
     ] = None,
 ) -> None:
     """Take the coordinator's kit after comparing its fingerprint."""
-    from medseg_client.joining import accept, read_kit_file
+    from medseg_client.joining import accept, is_of_our_federation, read_kit_file
 
     kit = read_kit_file(kit_file)
     typer.echo(f"federation {kit.federation} at {kit.address}, fingerprint {kit.fingerprint}")
-    if fingerprint is None:
+    if fingerprint is None and not is_of_our_federation(SiteFolder(folder), kit):
         typer.confirm("Does the coordinator read the same fingerprint to you?", abort=True)
-    elif fingerprint != kit.fingerprint:
+    elif fingerprint not in (None, kit.fingerprint):
         raise click.UsageError(f"the kit's fingerprint is {kit.fingerprint}, not {fingerprint}")
     accept(SiteFolder(folder), kit)
     typer.echo("joined. Next: medseg-site approve DIR EXPERIMENT.toml, then medseg-site up DIR")
