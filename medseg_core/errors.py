@@ -469,6 +469,25 @@ class RosterError(StorageError):
         super().__init__(f"{path} is damaged. Restore it from a copy, or enrol the sites again.")
 
 
+class UnknownSiteError(EnrolmentError):
+    """No site of that name was ever enrolled."""
+
+    def __init__(self, site: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no site {site!r} in the roster. It holds: {', '.join(sorted(known)) or 'none'}."
+        )
+
+
+class NotEnrolledError(EnrolmentError):
+    """The site was shut out."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(
+            f"{site} is revoked, and its keys are never accepted again. Ask the hospital for new ones, "
+            "`medseg-site init` in a new folder, and approve that request."
+        )
+
+
 class FlowerError(RunError):
     """Flower's command line did not do what it was asked."""
 

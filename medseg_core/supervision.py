@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -155,6 +156,14 @@ def nginx(configuration: Path, error_log: Path) -> tuple[str, ...]:
     command = (found, "-e", str(error_log), "-p", str(configuration.parent), "-c", str(configuration))
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     return (*command, "-g", "user root;") if is_root else command  # or workers could not enter the folder
+
+
+def reload_nginx(pid_file: Path) -> None:
+    """Have a running nginx read its files again, without an interruption; nothing if it does not run."""
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int(pid_file.read_text()))
+        if process.name() == "nginx":  # a file that a crash left may name another process by now
+            process.send_signal(signal.SIGHUP)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,9 +1,11 @@
 """`medseg-site`: the command line of a hospital."""
 
+import itertools
 import json
 import logging
 import signal
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from typer.core import TyperGroup
 from medseg_client.site_folder import SiteFolder, SiteSettings
 from medseg_core.config import read_experiment
 from medseg_core.errors import MedsegError
-from medseg_core.files import sole_use
+from medseg_core.files import sole_use, write_atomic
 
 app = typer.Typer(
     help="Take part in a federation: images stay here, and what leaves is checked and signed here.",
@@ -69,16 +71,54 @@ def join(
     ] = None,
 ) -> None:
     """Take the coordinator's kit after comparing its fingerprint."""
-    from medseg_client.joining import accept, read_kit_file
+    from medseg_client.joining import accept, is_of_our_federation, read_kit_file
 
     kit = read_kit_file(kit_file)
     typer.echo(f"federation {kit.federation} at {kit.address}, fingerprint {kit.fingerprint}")
-    if fingerprint is None:
+    if fingerprint is None and not is_of_our_federation(SiteFolder(folder), kit):
         typer.confirm("Does the coordinator read the same fingerprint to you?", abort=True)
-    elif fingerprint != kit.fingerprint:
+    elif fingerprint not in (None, kit.fingerprint):
         raise click.UsageError(f"the kit's fingerprint is {kit.fingerprint}, not {fingerprint}")
     accept(SiteFolder(folder), kit)
     typer.echo("joined. Next: medseg-site approve DIR EXPERIMENT.toml, then medseg-site up DIR")
+
+
+@app.command()
+def check(
+    folder: Folder,
+    experiment: Annotated[
+        list[Path] | None,
+        typer.Option(help="Hold the images against this experiment instead of those approved; repeatable."),
+    ] = None,
+    share: Annotated[
+        Path | None, typer.Option(help="Write the findings, without names or paths, to this file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The findings as in --share, on the terminal.")
+    ] = False,
+) -> None:
+    """Can this hospital take part: images, machine, way to the coordinator; exit code 1 on a fault."""
+    from medseg_client.findings import is_fit, shared_report
+    from medseg_client.gateway_check import check_gateway
+    from medseg_client.machine_check import check_data, check_machine
+
+    site = SiteFolder(folder)
+    asked = [read_experiment(path) for path in experiment] if experiment else site.approved.values()
+    steps = (check_machine(site), check_gateway(site), check_data(site, asked))
+    findings = []
+    for finding in itertools.chain(*steps):
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.state:<8} {finding.topic}: {finding.text}. {finding.remedy}".rstrip())
+            if finding.detail:
+                typer.echo(textwrap.indent(finding.detail, " " * 9))
+    report = json.dumps(shared_report(findings), indent=2)
+    if share is not None:
+        write_atomic(share, f"{report}\n".encode())
+    if as_json:
+        typer.echo(report)
+    if not is_fit(findings):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -71,8 +71,7 @@ class SiteRequest(_Signed):
     @property
     def fingerprint(self) -> str:
         """What the hospital's people and the coordinator's compare: 80 bits over all keys of the site."""
-        keys = (self.signing_key, self.node_key, self.certificate_request)
-        return short_digest("\x00".join(keys).encode())
+        return fingerprint_of_keys(self.signing_key, self.node_key, self.certificate_request)
 
 
 class SiteKit(_Signed):
@@ -109,6 +108,11 @@ def read_kit(data: bytes) -> SiteKit:
     kit = _parse(SiteKit, data)
     kit.verify()
     return kit
+
+
+def fingerprint_of_keys(signing_key: str, node_key: str, certificate_request: str) -> str:
+    """80 bits over all keys of a site, as its request states them."""
+    return short_digest("\x00".join((signing_key, node_key, certificate_request)).encode())
 
 
 def short_digest(data: bytes) -> str:

@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]
 
 
@@ -61,11 +62,75 @@ def approve(
         typer.confirm("Does the hospital read the same fingerprint to you?", abort=True)
     elif fingerprint != found:
         raise click.UsageError(f"the request's fingerprint is {found}, not {fingerprint}")
+    before = server.roster().get(asked.site)
     enrol(server, asked)
+    if before is not None and before.fingerprint != found:
+        typer.echo(f"these keys replace {before.fingerprint}, whose certificates are revoked.")
     typer.echo(
         f"enrolled. Send {server.kit(asked.site)} to the hospital, and by another way the federation's"
     )
     typer.echo(f"fingerprint: {federation_fingerprint(server)}")
+
+
+@app.command()
+def sites(folder: Folder, as_json: AsJson = False) -> None:
+    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not."""
+    from medseg_server.flower_control import FlowerControl
+    from medseg_server.membership import connections, standings
+
+    server = ServerFolder(folder)
+    found = standings(server, connections(server, FlowerControl(server)))
+    if as_json:
+        typer.echo(json.dumps([standing.to_json() for standing in found]))
+        return
+    for standing in found:
+        until = f"until {standing.expires_at[:10]}" if standing.expires_at else "no valid certificate"
+        words = (standing.site, standing.status, standing.fingerprint, until, standing.connection or "")
+        typer.echo("  ".join(words).rstrip())
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="Name of the hospital.")],
+    as_json: AsJson = False,
+) -> None:
+    """Shut a hospital out, with every certificate that it ever had; no other is touched."""
+    from medseg_server.membership import revoke as shut_out
+
+    entry = shut_out(ServerFolder(folder), site)
+    if as_json:
+        typer.echo(json.dumps({"site": site, "revoked": [c.serial for c in entry.certificates]}))
+        return
+    typer.echo(f"{site} is revoked, with all {len(entry.certificates)} certificates that it was given.")
+    typer.echo("Its keys are never accepted again. To come back: `medseg-site init` in a new folder there,")
+    typer.echo("then medseg-server approve DIR SITE.request.json")
+
+
+@app.command()
+def renew(
+    folder: Folder,
+    site: Annotated[
+        str | None, typer.Argument(metavar="[SITE]", help="A hospital; without one: this machine's servers.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A new certificate for the same keys; nothing is interrupted. Without SITE: for gateway and superlink."""
+    from medseg_server.membership import renew as renew_site
+    from medseg_server.membership import renew_servers
+
+    server = ServerFolder(folder)
+    if site is None:
+        ends = renew_servers(server)
+        shown = [f"{name}: certificate until {end[:10]}" for name, end in ends.items()]
+        facts: dict[str, str] = ends
+    else:
+        end, kit = renew_site(server, site), server.kit(site)
+        shown = [
+            f"{site}: certificate until {end[:10]}. Send {kit} to the hospital: medseg-site join DIR KIT"
+        ]
+        facts = {"site": site, "expires_at": end, "kit": str(kit)}
+    typer.echo(json.dumps(facts) if as_json else "\n".join(shown))
 
 
 @app.command()
