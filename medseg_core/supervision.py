@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from medseg_core.errors import MissingProgramError
+from medseg_core.federation_errors import MissingProgramError
 from medseg_core.files import write_atomic
 
 LOOK_S = 0.25

@@ -32,7 +32,7 @@ from medseg_core.config import (
     read_experiment,
     read_toml,
 )
-from medseg_core.errors import NoSiteFolderError, NotJoinedError
+from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name

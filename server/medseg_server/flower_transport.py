@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from medseg_core.errors import RunStoppedError
+from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
 from medseg_core.wire.versions import VERSION_MAX

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from medseg_core.errors import RunStoppedError
+from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_server import flower_transport
 from medseg_server.flower_transport import FlowerTransport
