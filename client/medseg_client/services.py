@@ -46,7 +46,7 @@ def keep_up(folder: SiteFolder, stop: threading.Event, on_state: OnState) -> Non
         on_state("node", f"has not asked for messages for {SILENT_S:.0f} s")
         supervisor.restart("node")
 
-    words = (folder.root / "logs" / "egress.access.log", restart_node, stop)
+    words = (folder.egress_log, restart_node, stop)
     watch = threading.Thread(target=watch_node, args=words, name="watch_node")
     watch.start()
     try:

@@ -98,6 +98,11 @@ class SiteFolder:
             raise NotJoinedError(self.root) from None
 
     @property
+    def egress_log(self) -> Path:
+        """Every request that went out."""
+        return self.root / "logs" / "egress.access.log"
+
+    @property
     def socket(self) -> Path:
         """The trainer's."""
         return (self.root / "run" / "trainer" / "trainer.sock").absolute()
