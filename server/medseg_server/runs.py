@@ -103,4 +103,4 @@ def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:
         cache=folder.root / "cache",
         on_warning=lambda text: store.event("warning", detail=text),
     )
-    return Run(name, experiment, folder.coordinator(), transport, store, own_data)
+    return Run(name, experiment, folder.coordinator(), transport, store, own_data=own_data)
