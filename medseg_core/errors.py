@@ -54,6 +54,29 @@ class WireError(MedsegError):
         super().__init__(f"{code}: {detail}")
 
 
+class WireVersionsError(MedsegError):
+    """Two sides that speak no common version of the wire format."""
+
+    def __init__(self, us: str, ours: Sequence[int], them: str, theirs: Sequence[int]) -> None:
+        behind = us if max(ours) < max(theirs, default=0) else them
+        super().__init__(
+            f"{us} speaks wire version {_listed(ours)}, {them} {_listed(theirs)}. Upgrade medseg at {behind}."
+        )
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return " and ".join(str(version) for version in sorted(versions)) or "none"
+
+
+class PolicyError(WireError):
+    """A hospital's own rules refuse a request: the code leaves, the sentence is for its log."""
+
+    def __init__(self, code: str, key: str, asked: str, allowed: object) -> None:
+        super().__init__(
+            code, f"{asked}. [policy] {key} is {allowed}: to allow it, change site.toml and restart"
+        )
+
+
 class UpdateError(MedsegError):
     """A client update must not be added to the global model; `reason` is one short phrase without free text."""
 
@@ -543,3 +566,14 @@ class OccupiedSiteFolderError(StorageError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} is not empty. Choose a new folder for the site.")
+
+
+class LedgerError(StorageError):
+    """The record of what left a site is not as it was written."""
+
+    def __init__(self, path: Path, line: int, fault: str) -> None:
+        self.line, self.fault = line, fault
+        super().__init__(
+            f"{path} line {line}: {fault}. Nothing leaves until this is understood: keep the folder as it is, "
+            "find out who changed it, and restore the ledger from a copy."
+        )

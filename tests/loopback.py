@@ -6,8 +6,8 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Loopback:
     """A federation of SITES in one folder; every hospital has approved `experiment.toml`."""
 
     root: Path
+    up: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -61,21 +62,29 @@ class Loopback:
         return self.runs[-1]
 
     @contextmanager
-    def kept_up(self) -> Iterator[Mapping[str, subprocess.Popen[bytes]]]:
+    def kept_up(self) -> Iterator[None]:
         """`up` of the coordinator and of every hospital while inside; all stop cleanly afterwards."""
-        with ExitStack() as stack:
-            yield {name: stack.enter_context(self._up(name)) for name in (COORDINATOR, *SITES)}
+        names = (COORDINATOR, *SITES)
+        for name in names:
+            self.start(name)
+        try:
+            yield
+        finally:
+            codes = {name: self.stop(name) for name in names}
+            assert codes == dict.fromkeys(names, 0)
 
-    @contextmanager
-    def _up(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    def start(self, name: str) -> None:
+        """`up` of one."""
         command = "medseg-server" if name == COORDINATOR else "medseg-site"
         with (self.root / f"{name}.log").open("a") as log:
-            process = subprocess.Popen([program(command), "up", name], cwd=self.root, stdout=log, stderr=log)
-            try:
-                yield process
-            finally:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0
+            self.up[name] = subprocess.Popen(
+                [program(command), "up", name], cwd=self.root, stdout=log, stderr=log
+            )
+
+    def stop(self, name: str) -> int:
+        """End `up` of one as a service manager does; its exit status."""
+        self.up[name].send_signal(signal.SIGTERM)
+        return self.up[name].wait(60)
 
     def simulated(self) -> Path:
         """Folder of the same experiment, simulated."""
@@ -118,21 +127,44 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
     return any(f"{folder}/" in word or word == folder for p in (process, leader) for word in p.cmdline())
 
 
-def make_loopback(root: Path, experiment: str, *, cases: int) -> Loopback:
-    """A federation of phantom hospitals with 2D images; nothing runs yet."""
+def allow_small_cohorts(settings: Path) -> None:
+    """Phantom hospitals have a few patients each, fewer than a site gives figures of."""
+    text, n_changed = re.subn(r"(min_patients_\w+) = 5", r"\1 = 1", settings.read_text())
+    assert n_changed == 2
+    settings.write_text(text)
+
+
+def make_loopback(
+    root: Path,
+    experiment: str,
+    *,
+    cases: int,
+    gateway_port: int | None = None,
+    ports: Mapping[str, int] | None = None,
+) -> Loopback:
+    """A federation of phantom hospitals with 2D images; nothing runs yet.
+
+    `ports` are those under which some hospitals reach the gateway, which listens at `gateway_port`.
+    """
     write_phantoms(
         root / "images", PhantomSettings(sites=len(SITES), cases=cases, spatial_dims=2, voxel_mm=4.0)
     )
     (root / "experiment.toml").write_text(experiment)
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    gateway_port = gateway_port or free_ports(1)[0]
+    address = f"127.0.0.1:{gateway_port}"
     federation = call(root, "medseg-server", "init", COORDINATOR, "--name", "trial", "--address", address)
     header, *rows = (root / "images/manifest.csv").read_text().splitlines()
     for site in SITES:
         own = [row for row in rows if f",{site}," in row]
         (root / f"images/{site}.csv").write_text("\n".join((header, *own)) + "\n")
+        settings = root / COORDINATOR / "server.toml"
+        reached_at = f"127.0.0.1:{(ports or {}).get(site, gateway_port)}"
+        settings.write_text(re.sub(r"(?m)^address = .*", f'address = "{reached_at}"', settings.read_text()))
         made = call(root, "medseg-site", "init", site, "--name", site, "--data", f"images/{site}.csv")
         request, kit = f"{site}/{site}.request.json", f"{COORDINATOR}/kits/{site}.kit.json"
         call(root, "medseg-server", "approve", COORDINATOR, request, "--fingerprint", fingerprint_in(made))
         call(root, "medseg-site", "join", site, kit, "--fingerprint", fingerprint_in(federation))
-        call(root, "medseg-site", "approve", site, "experiment.toml")
+        allow_small_cohorts(root / site / "site.toml")
+        call(root, "medseg-site", "approve", site, "experiment.toml", "--yes")
+    settings.write_text(re.sub(r"(?m)^address = .*", f'address = "{address}"', settings.read_text()))
     return Loopback(root)

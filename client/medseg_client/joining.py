@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import tomli_w
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -10,11 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from medseg_client.site_folder import SiteFolder, SiteSettings
-from medseg_core.config import Experiment, experiment_sha256, experiment_toml
 from medseg_core.errors import EnrolmentError, EnrolmentFileError, NotJoinedError, OccupiedSiteFolderError
 from medseg_core.files import write_atomic, write_private
 from medseg_core.supervision import reload_nginx
-from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, read_request, sign
+from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, sign
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
 
 
@@ -35,7 +33,7 @@ def begin(folder: SiteFolder, settings: SiteSettings) -> SiteRequest:
     )
     write_private(folder.key("node"), node_key.private_bytes(pem, openssh, none))
     write_private(folder.key("tls"), tls_key.private_bytes(pem, pkcs8, none))
-    write_atomic(folder.root / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
+    write_atomic(folder.root / "site.toml", settings.to_toml().encode())
     request = _request(settings.name, folder, node_key, tls_key)
     write_atomic(folder.request, request.to_json())
     return request
@@ -85,13 +83,6 @@ def accept(folder: SiteFolder, kit: SiteKit) -> None:
     reload_nginx(folder.root / "run" / "egress.pid")
 
 
-def approve(folder: SiteFolder, experiment: Experiment) -> str:
-    """Agree to train an experiment; returns its hash."""
-    sha256 = experiment_sha256(experiment)
-    write_atomic(folder.approved.folder / f"{sha256}.toml", experiment_toml(experiment).encode())
-    return sha256
-
-
 def _request(
     name: str, folder: SiteFolder, node_key: ec.EllipticCurvePrivateKey, tls_key: ec.EllipticCurvePrivateKey
 ) -> SiteRequest:
@@ -109,8 +100,3 @@ def _request(
         certificate_request=csr.public_bytes(serialization.Encoding.PEM).decode(),
     )
     return sign(request, signing_key)
-
-
-def stored_request(folder: SiteFolder) -> SiteRequest:
-    """The request as it was written."""
-    return read_request(folder.request.read_bytes())

@@ -83,6 +83,7 @@ class Point(_Part):
     training_loss: float | None
     validation_dice: float | None
     sites: dict[str, float | None] = {}  # validation Dice at each site
+    server_dice: float | None = None  # on the coordinator's own cases
 
 
 class Curves(_Part):
@@ -150,6 +151,7 @@ class Summary(_Part):
     pooled: ModelScores | None
     local: ModelScores | None
     cross: dict[str, dict[str, CrossScore]] | None = None
+    server: SiteScores | None = None  # on the coordinator's own cases
     untested: dict[str, str] = {}  # sites without usable test scores, and why
     curves: Curves | list[Curves]
     participation: list[Round] | list[list[Round]]

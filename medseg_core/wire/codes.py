@@ -20,6 +20,7 @@ class RefusalCode(StrEnum):
     ALGORITHM_NOT_ALLOWED = "algorithm_not_allowed"
     BUDGET_SPENT = "budget_spent"
     TOO_FEW_PATIENTS = "too_few_patients"
+    NOT_RELEASED = "not_released"
     DATA_FAULT = "data_fault"
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
@@ -44,6 +45,7 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.ALGORITHM_NOT_ALLOWED: "The site's policy refuses the algorithm or network. Change it.",
     RefusalCode.BUDGET_SPENT: "The site's budget of requests is spent. Ask it to raise the budget.",
     RefusalCode.TOO_FEW_PATIENTS: "The site has too few patients for its policy. It cannot take part.",
+    RefusalCode.NOT_RELEASED: "The site's policy keeps these figures. Ask the site, or go on without them.",
     RefusalCode.DATA_FAULT: "The site's data cannot be used as they are. The site's log names the fault.",
     RefusalCode.OUT_OF_MEMORY: "The site's device has too little memory. Lower batch size or patch size.",
     RefusalCode.DIVERGED: "The site's training ended in numbers that are not finite. Lower the learning rate.",

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg_core.errors import EnrolmentError, PublicKeyError
-from medseg_core.wire.header import WIRE_VERSION, Name
+from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import public_key_of
+from medseg_core.wire.versions import SPOKEN, VERSION_MAX
 
 DOCUMENT_BYTES_MAX = 64 * 1024
 GATEWAY_NAME = (
@@ -22,6 +23,10 @@ GATEWAY_NAME = (
 )
 _Text = Annotated[str, Field(min_length=1, max_length=16 * 1024)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
+
+
+Version = Annotated[int, Field(ge=1, le=VERSION_MAX)]
+Versions = Annotated[tuple[Version, ...], Field(min_length=1, max_length=16)]
 
 
 class _Signed(BaseModel):
@@ -58,7 +63,7 @@ class SiteRequest(_Signed):
     """What a hospital sends to take part: a name, and the public halves of its keys."""
 
     document: Literal["medseg site request"] = "medseg site request"
-    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    wire_versions: Versions = SPOKEN
     site: Name
     node_key: _Text  # EC, OpenSSH: who the node is to Flower
     certificate_request: _Text  # PKCS 10, PEM: for the client certificate of TLS
@@ -73,7 +78,7 @@ class SiteKit(_Signed):
     """What the coordinator sends back: where to connect, whom to obey, and a certificate."""
 
     document: Literal["medseg site kit"] = "medseg site kit"
-    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    wire_versions: Versions = SPOKEN
     federation: Name
     site: Name
     address: Address  # HOST:PORT of the gateway

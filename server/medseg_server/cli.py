@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,15 +160,21 @@ def run(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one line of JSON a run.")] = False,
+) -> None:
     """How far the runs are."""
     from medseg_server.runs import names
     from medseg_server.runs import status as status_of
 
     server = ServerFolder(folder)
-    for name in names(server):
-        found = status_of(server, name)
-        typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
+    for found in (status_of(server, name) for name in names(server)):
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            detail = f": {found.detail}" if found.detail else ""
+            typer.echo(f"{found.name}: {found.state}, round {found.round} of {found.rounds}{detail}")
 
 
 @app.command()
@@ -231,6 +238,8 @@ def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
             if text := _sentence(event):
                 typer.echo(text)
         told = len(events)
+        if state == "finished":
+            typer.echo(f"report: {server.run(name) / 'report.html'}")
         if state in ("finished", "failed", "stopped"):
             raise typer.Exit(0 if state == "finished" else 1)
         time.sleep(1)
@@ -243,7 +252,8 @@ def _sentence(event: dict[str, Any]) -> str:
             return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
         case "round_finished":
             absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
-            return f"round {event['round']}: loss {event['training_loss']:.3f}{absent}"
+            loss = event["training_loss"]
+            return f"round {event['round']}: loss {'not told' if loss is None else f'{loss:.3f}'}{absent}"
         case "evaluated":
             return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
         case "tested":
@@ -251,8 +261,8 @@ def _sentence(event: dict[str, Any]) -> str:
         case "published":
             absent = "".join(f", not to {s} ({why})" for s, why in event["absent"].items())
             return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
-        case "failed":
-            return f"failed: {event['detail']}"
+        case "failed" | "versions_differ":
+            return f"{event['event'].replace('_', ' ')}: {event['detail']}"
         case "finished" | "stopped":
             return str(event["event"])
     return ""

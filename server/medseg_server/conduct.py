@@ -16,7 +16,8 @@ def conduct(run: Run) -> Trained:
     if tested is None:
         trained = _train(run)
         tested = test_and_read(run, trained.best_round, trained.cases)
-        run.store.event("tested", round=trained.best_round, sites=tested.figures, absent=tested.absent)
+        figures = {"sites": tested.figures, "absent": tested.absent, "server": tested.server}
+        run.store.event("tested", round=trained.best_round, **figures)
     else:
         trained = recall(run)
     write_outcome(run, trained, tested)
@@ -44,5 +45,5 @@ def _tested_before(run: Run) -> Tested | None:
     """The test figures that an earlier process wrote down."""
     for event in run.store.events("tested"):
         figures: dict[str, Figures] = event["sites"]
-        return Tested(figures, event["absent"])
+        return Tested(figures, event["absent"], event["server"])
     return None

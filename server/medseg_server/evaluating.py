@@ -17,10 +17,11 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Tested:
-    """Test figures that each site released, and why the others did not."""
+    """Test figures that each site released, and why the others did not; and ours."""
 
     figures: Mapping[str, Figures]
     absent: Mapping[str, str]
+    server: Mapping[str, float | int | None] | None = None  # on the coordinator's own cases
 
 
 def evaluate_if_due(
@@ -42,6 +43,8 @@ def evaluate_if_due(
         raise SiteAnswersError("evaluate", absent)
     mean = sum(d * n_cases[s] for s, d in dice.items()) / sum(n_cases[s] for s in dice)
     record |= {"validation_dice": mean, "sites": dice, "evaluation": traffic}
+    if run.own_data is not None:
+        record["server_dice"] = run.own_data.dice(dict(state.weights))
     run.store.event("evaluated", round=state.round, absent=absent, **scores_of(record))
     prune_checkpoints(run.store.checkpoints, pinned={best_round(history)})
     run.on_round(record)
@@ -79,7 +82,8 @@ def test_and_read(run: Run, chosen_round: int, described: Mapping[str, Mapping[s
     needed = {site: why for site, why in absent.items() if site in run.experiment.federation.required_sites}
     if needed or not figures:
         raise SiteAnswersError("evaluate", needed or absent)
-    return Tested(figures, dict(sorted(absent.items())))
+    own = run.own_data.scores(dict(state.weights)) if run.own_data is not None else None
+    return Tested(figures, dict(sorted(absent.items())), own)
 
 
 def best_round(history: list[Record]) -> int:
@@ -90,7 +94,8 @@ def best_round(history: list[Record]) -> int:
 
 def scores_of(record: Record | None) -> Record:
     """The scores in a round's record or in an `evaluated` event."""
-    return {k: record[k] for k in ("validation_dice", "sites", "evaluation")} if record else {}
+    kept = ("validation_dice", "sites", "evaluation", "server_dice")
+    return {k: record[k] for k in kept if k in record} if record else {}
 
 
 def _evaluate(

@@ -4,6 +4,7 @@ Flower's nodes are sites by the name under which the coordinator registered them
 believed here: the round loop checks the envelope's signature.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,15 +15,15 @@ from flwr.serverapp import Grid
 from medseg_core.errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
+from medseg_core.wire.versions import VERSION_MAX
 from medseg_server.transport import Delivery
 
 POLL_S = 0.25
 LOOK_FOR_SITES_S = 2.0  # between looks at who is connected
 ASK_AGAIN_S = 3.0  # after a failure that may pass: a restart takes seconds
-REPEAT_S, REPEAT_S_MAX = (
-    60.0,
-    600.0,
-)  # without an answer; doubled each time: Flower may lose a reply without a word
+REPEAT_S = 30.0  # without an answer, doubled each time: Flower may lose a reply without a word
+REPEAT_S_MAX = 600.0
+PULL_S = 15.0  # then a pull goes on aside: of a reply that was cut off on its way, Flower waits minutes for the rest
 PASSING = {RefusalCode.TRAINER_AWAY}  # codes of a relay whose site mends itself
 NOT_CONNECTED = "not_connected"
 SITE_FAILED = "site_process_failed"  # Flower's word for it: an error in place of a reply
@@ -43,17 +44,20 @@ class _Open:
 
     waiting: dict[str, _Waiting]
     asked: dict[str, str] = field(default_factory=dict)  # message id: site
+    aside: dict[str, "_Pull"] = field(default_factory=dict)  # message id: what takes long
 
     def answered(self, site: str) -> None:
         """No further reply of this site is of interest."""
         del self.waiting[site]
         self.asked = {identifier: other for identifier, other in self.asked.items() if other != site}
+        self.aside = {identifier: pull for identifier, pull in self.aside.items() if identifier in self.asked}
 
 
 class FlowerTransport:
     """Carries envelopes to the sites that are connected, or become so before the deadline.
 
-    Raises RunStoppedError wherever it waits, once `is_stopped`.
+    `on_waiting` is told who is missing; `on_versions` of a site that does not speak our wire version, with those that
+    it speaks. Raises RunStoppedError wherever it waits, once `is_stopped`.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class FlowerTransport:
         wait_for: tuple[str, ...],
         wait_s: float,
         on_waiting: Callable[[tuple[str, ...]], None] = lambda missing: None,
+        on_versions: Callable[[str, tuple[int, ...]], None] = lambda site, spoken: None,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._wait_for, self._wait_s, self._on_waiting = grid, wait_for, wait_s, on_waiting
-        self._is_stopped = is_stopped
+        self._on_versions, self._is_stopped = on_versions, is_stopped
 
     def sites(self) -> tuple[str, ...]:
         """Sites that are connected; waits up to `wait_s` for those that are enrolled."""
@@ -114,27 +119,70 @@ class FlowerTransport:
                 waiting.ask_at, waiting.reason = now + LOOK_FOR_SITES_S, NOT_CONNECTED
                 continue
             message = _message(requests[site], nodes[site], ttl_s=max(1.0, end - now))
-            (identifier,) = self._grid.push_messages([message])
-            still.asked[identifier] = site
+            pushed = list(self._grid.push_messages([message]))
+            if pushed in ([], [None]):
+                waiting.ask_at, waiting.reason = now + ASK_AGAIN_S, SITE_FAILED
+                continue
+            still.asked[pushed[0]] = site
             waiting.ask_at, waiting.reason = now + waiting.repeat_s, str(RefusalCode.DEADLINE)
             waiting.repeat_s = min(2 * waiting.repeat_s, REPEAT_S_MAX)
 
     def _answers(self, still: _Open) -> Iterator[Delivery]:
-        """Replies that are there, each pulled alone: one update in memory at a time."""
+        """Replies that are there, pulled one by one: one update in memory at a time, but for what takes long."""
         for identifier in tuple(still.asked):
             if identifier not in still.asked:
                 continue  # of a site that has just answered
-            for reply in self._grid.pull_messages([identifier]):
-                site = still.asked.pop(identifier)
-                envelope, code = _content(reply)
-                if code == RefusalCode.WORKING:
-                    continue
-                if code in PASSING or code == SITE_FAILED:
-                    still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
-                    still.waiting[site].reason = code
-                    continue
-                still.answered(site)
-                yield Delivery(site, envelope, code)
+            pull = still.aside.pop(identifier, None)
+            limit_s = PULL_S if pull is None else 0.0
+            pull = pull or _Pull(self._grid, identifier)
+            if pull.is_done(limit_s):
+                yield from self._replies(still, identifier, pull)
+            else:
+                still.aside[identifier] = pull
+
+    def _replies(self, still: _Open, identifier: str, pull: "_Pull") -> Iterator[Delivery]:
+        """What came of one message; nothing where there is no answer yet, or the site will be asked again."""
+        for reply in pull.replies():
+            site = still.asked.pop(identifier)
+            envelope, code = _content(reply)
+            if code == RefusalCode.WORKING:
+                continue
+            if code in PASSING or code == SITE_FAILED:
+                still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
+                still.waiting[site].reason = code
+                continue
+            if code == RefusalCode.WIRE_VERSION:
+                self._on_versions(site, _spoken_in(reply))
+            still.answered(site)
+            yield Delivery(site, envelope, code)
+
+
+class _Pull:
+    """One look for replies to a message, in a thread: Flower cannot be told to stop waiting."""
+
+    def __init__(self, grid: Grid, identifier: str) -> None:
+        self._found: list[Message] = []
+        self._error: Exception | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(grid, identifier), daemon=True).start()
+
+    def is_done(self, within_s: float) -> bool:
+        """Whether the look is over, now or soon."""
+        return self._done.wait(within_s)
+
+    def replies(self) -> list[Message]:
+        """What was found. Raises what Flower raised."""
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _run(self, grid: Grid, identifier: str) -> None:
+        try:
+            self._found = list(grid.pull_messages([identifier]))
+        except Exception as error:
+            self._error = error
+        finally:
+            self._done.set()
 
 
 def _message(request: bytes, node: int, *, ttl_s: float) -> Message:
@@ -164,3 +212,10 @@ def _code_in(reply: Message) -> str:
         return str(RefusalCode(str(record.get("code", ""))))
     except ValueError:
         return str(RefusalCode.MALFORMED)
+
+
+def _spoken_in(reply: Message) -> tuple[int, ...]:
+    """The wire versions that a relay says its site speaks; none where it says nothing sensible."""
+    spoken = reply.content.config_records["relay"].get("spoken", [])
+    numbers = spoken if isinstance(spoken, list) else []
+    return tuple(v for v in numbers[:16] if isinstance(v, int) and 0 < v <= VERSION_MAX)

@@ -10,6 +10,7 @@ from typing import Literal
 from medseg_core.config import Experiment, read_experiment
 from medseg_core.errors import FinishedRunError, UnfinishedRunError, UnknownRunError
 from medseg_core.files import is_in_use, write_atomic
+from medseg_server.own_data import open_own_data
 from medseg_server.run import Run
 from medseg_server.run_store import RunStore
 from medseg_server.server_folder import ServerFolder
@@ -93,7 +94,13 @@ def finished(folder: ServerFolder, name: str) -> Path:
 
 
 def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:
-    """A run to go on with."""
+    """A run to go on with. Raises ManifestError, FaultyCasesError for the coordinator's own cases."""
     store = RunStore(folder.run(name))
     experiment = read_experiment(store.folder / "experiment.toml")
-    return Run(name, experiment, folder.coordinator(), transport, store)
+    own_data = open_own_data(
+        experiment,
+        base=folder.root,
+        cache=folder.root / "cache",
+        on_warning=lambda text: store.event("warning", detail=text),
+    )
+    return Run(name, experiment, folder.coordinator(), transport, store, own_data)

@@ -15,6 +15,7 @@ from medseg_server.server_folder import ServerFolder
 
 FOLDER_VARIABLE = "MEDSEG_SERVER"
 LOOK_S = 2.0
+PROMPT = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}  # s; on loopback. Flower's own second adds to every run
 START_AGAIN_S = 45.0  # a ServerApp takes its run's folder within seconds; one that has not by then is dead
 
 OnState = Callable[[str, str], None]
@@ -42,7 +43,7 @@ def server_units(folder: ServerFolder) -> list[list[Service]]:
     ]
 
     def home(name: str) -> dict[str, str]:
-        return {**QUIET, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
+        return {**QUIET, **PROMPT, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
 
     gateway = nginx(write_gateway(folder).absolute(), root / "logs" / "gateway.error.log")
     return [

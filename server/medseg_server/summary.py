@@ -24,6 +24,7 @@ def summarise_federation(run: Run, trained: Trained, tested: Tested) -> dict[str
         "pooled": None,
         "local": None,
         "untested": dict(tested.absent),
+        **({"server": tested.server} if tested.server else {}),
         "curves": {"global": curve(trained), "pooled": None, "local": None},
         "participation": participation(trained),
         "cost": {"wall_s": _wall_s(run.store.all_events()), **cost([trained])},
@@ -65,6 +66,7 @@ def curve(trained: Trained) -> list[dict[str, Any]]:
             "training_loss": record["training_loss"],
             "validation_dice": record.get("validation_dice"),
             "sites": record.get("sites", {}),
+            **({"server_dice": record["server_dice"]} if "server_dice" in record else {}),
         }
         for record in trained.history
     ]

@@ -1,5 +1,6 @@
 """Processes killed and a run stopped by hand: the run ends with the weights that it would have had."""
 
+import json
 import subprocess
 import sys
 import time
@@ -67,7 +68,8 @@ def test_a_run_survives_kills_and_a_stop_with_the_weights_of_the_simulation(tmp_
         assert first.wait(RUN_S) == 1
         at_stop = rounds_of(federation)
         assert at_stop < 4
-        assert "stopped" in call(tmp_path, "medseg-server", "status", COORDINATOR)
+        (line,) = call(tmp_path, "medseg-server", "status", COORDINATOR, "--json").splitlines()
+        assert json.loads(line)["state"] == "stopped"
         told = call(tmp_path, "medseg-server", "resume", COORDINATOR, federation.run.name)
         assert "finished" in told
     assert (federation.run / WEIGHTS).read_bytes() == (federation.simulated() / WEIGHTS).read_bytes()

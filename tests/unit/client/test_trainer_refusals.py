@@ -19,6 +19,7 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
 from medseg_client.trainer import Trainer
 from medseg_core.config import Experiment
@@ -169,6 +170,7 @@ def test_a_fault_goes_to_the_log_where_nobody_listens(
     trainer = Trainer(
         identity,
         make_trainer(tmp_path, EXPERIMENT, make_site_data())._state,
+        EgressGuard(site_key("north")),
         approved={},
         data_of=failing(ValueError()),
         device=torch.device("cpu"),

@@ -1,5 +1,6 @@
 """Flower's grid as it really fails: sites that are away, errors for replies, lost and late ones, nodes that lie."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -127,6 +128,45 @@ def test_a_late_reply_to_the_first_message_counts_and_the_second_is_ignored() ->
     assert found["south"].envelope == REQUESTS["south"]
 
 
+def test_a_reply_that_never_comes_whole_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower waits minutes for the rest of a reply whose sender was cut off."""
+    monkeypatch.setattr(flower_transport, "PULL_S", 0.05)
+    grid, release = FakeGrid({"north": [echo, silent, echo], "south": [silent, echo]}), threading.Event()
+    pull = grid.pull_messages
+
+    def stuck(identifiers: Iterable[str]) -> list[Message]:
+        wanted = list(identifiers)
+        if wanted == ["north-0"]:
+            release.wait(2 * DEADLINE_S)
+            return []
+        return pull(wanted)
+
+    monkeypatch.setattr(grid, "pull_messages", stuck)
+    began = time.monotonic()
+    found = exchange(grid)
+    release.set()
+    assert {site: d.envelope for site, d in found.items()} == REQUESTS
+    assert time.monotonic() - began < DEADLINE_S
+
+
+def test_a_message_that_flower_does_not_take_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, refused = FakeGrid({site: [echo] for site in SITES}), [[], [None]]
+    push = grid.push_messages
+    monkeypatch.setattr(grid, "push_messages", lambda ms: refused.pop() if refused else push(ms))
+    assert {site: d.envelope for site, d in exchange(grid).items()} == REQUESTS
+
+
+def test_what_flower_raises_ends_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = FakeGrid({site: [echo] for site in SITES})
+
+    def broken(identifiers: Iterable[str]) -> list[Message]:
+        raise ConnectionError
+
+    monkeypatch.setattr(grid, "pull_messages", broken)
+    with pytest.raises(ConnectionError):
+        exchange(grid)
+
+
 def test_repeats_become_rarer() -> None:
     grid = FakeGrid({"north": [silent], "south": [echo]})
     began = time.monotonic()
@@ -180,6 +220,22 @@ def test_a_message_without_an_envelope_is_malformed(records: dict[str, ConfigRec
         return Message(RecordDict(dict(records)), reply_to=message)
 
     assert exchange(FakeGrid({"north": [lie], "south": [echo]}))["north"].absence == "malformed"
+
+
+@pytest.mark.parametrize(("said", "heard"), [([2, 3], (2, 3)), ([], ()), ([-1, 2**40, 4], (4,))])
+def test_of_a_site_with_other_wire_versions_they_are_told(said: list[int], heard: tuple[int, ...]) -> None:
+    def other(message: Message) -> Message:
+        record = ConfigRecord({"code": "wire_version", "spoken": said})
+        return Message(RecordDict({"relay": record}), reply_to=message)
+
+    told: list[tuple[str, tuple[int, ...]]] = []
+    grid = FakeGrid({"north": [other], "south": [echo]})
+    transport = FlowerTransport(
+        grid, wait_for=(), wait_s=0.0, on_versions=lambda site, spoken: told.append((site, spoken))
+    )
+    found = {d.site: d for d in transport.exchange(REQUESTS, DEADLINE_S)}
+    assert found["north"].absence == "wire_version"
+    assert told == [("north", heard)]
 
 
 def test_who_is_enrolled_is_waited_for_but_not_for_ever() -> None:
