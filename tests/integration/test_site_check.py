@@ -197,6 +197,8 @@ def test_a_site_that_was_revoked_or_has_other_keys_is_told_apart(
     federation: Federation, north: SiteFolder, tmp_path: Path
 ) -> None:
     gone = federation.caller("gone")
+    federation.let_in()
+    wait_for(gone, 200)
     revoke(federation.server, "gone")
     wait_for(gone, 401)
     assert "revoked" in fault_of(SiteFolder(federation.folder / "gone")).text
