@@ -85,10 +85,14 @@ class Task(Section):
         return len(self.labels) + 1
 
 
+NetworkName = Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"]
+AlgorithmName = Literal["fedavg", "fedprox"]
+
+
 class Model(Section):
     """The network."""
 
-    name: Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"] = "unet"
+    name: NetworkName = "unet"
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=7)] = (
         16,
         32,
@@ -140,7 +144,7 @@ class Training(Section):
 class Federation(Section):
     """Who aggregates what, how often."""
 
-    algorithm: Literal["fedavg", "fedprox"] = "fedavg"
+    algorithm: AlgorithmName = "fedavg"
     proximal_weight: Annotated[float, Field(ge=0)] = 0.01  # mu in Li et al. 2020; fedprox only
     rounds: PositiveInt = 16
     local_epochs: PositiveInt = 1  # passes over a site's training cases a round
@@ -165,6 +169,9 @@ class Evaluation(Section):
     mirror: bool = False  # average over flipped copies of the image (test-time augmentation)
     surface_tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     bootstrap_samples: PositiveInt = 2000
+    server_data: str | None = (
+        None  # folder or manifest of the coordinator's own cases; scored, never trained on
+    )
 
 
 class Codec(Section):

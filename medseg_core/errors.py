@@ -54,6 +54,15 @@ class WireError(MedsegError):
         super().__init__(f"{code}: {detail}")
 
 
+class PolicyError(WireError):
+    """A hospital's own rules refuse a request: the code leaves, the sentence is for its log."""
+
+    def __init__(self, code: str, key: str, asked: str, allowed: object) -> None:
+        super().__init__(
+            code, f"{asked}. [policy] {key} is {allowed}: to allow it, change site.toml and restart"
+        )
+
+
 class UpdateError(MedsegError):
     """A client update must not be added to the global model; `reason` is one short phrase without free text."""
 
@@ -359,6 +368,14 @@ class ModelFolderError(StorageError):
         )
 
 
+class ModelSignatureError(MedsegError):
+    """A model package is not whole, or not signed by the coordinator; `fault` says which."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"model package: {fault}. Ask the coordinator to publish it again.")
+
+
 class OutputExistsError(StorageError):
     """A result would replace a file that is there."""
 
@@ -398,86 +415,3 @@ class SegmentationMemoryError(RunError):
 
 
 # ---- enrolment -------------------------------------------------------------------------------------------------
-
-
-class EnrolmentError(MedsegError):
-    """A request or kit cannot be used; `fault` says why."""
-
-    def __init__(self, fault: str) -> None:
-        self.fault = fault
-        super().__init__(fault)
-
-
-class EnrolmentFileError(EnrolmentError):
-    """A file is not the request or kit that is needed."""
-
-    def __init__(self, path: Path, fault: str, remedy: str) -> None:
-        super().__init__(f"{path}: {fault}. {remedy}")
-
-
-class NoServerFolderError(StorageError):
-    """The folder is not a coordinator's."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            f"{folder} holds no server.toml. Make it with `medseg-server init`, or name another."
-        )
-
-
-class OccupiedServerFolderError(StorageError):
-    """A new federation needs a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not empty. Choose a new folder for the federation.")
-
-
-class RosterError(StorageError):
-    """The list of enrolled sites cannot be read."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is damaged. Restore it from a copy, or enrol the sites again.")
-
-
-class FlowerError(RunError):
-    """Flower's command line did not do what it was asked."""
-
-    def __init__(self, command: str, answer: str) -> None:
-        super().__init__(
-            f"flwr {command} failed: {answer}. Is `medseg-server up` running? Its logs/ tell more."
-        )
-
-
-class MissingProgramError(RunError):
-    """A program that medseg starts is not installed."""
-
-    def __init__(self, program: str, remedy: str) -> None:
-        super().__init__(f"the program {program} was not found. Install it: {remedy}")
-
-
-class UnknownRunError(RunError):
-    """No run has that name."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        listed = ", ".join(known[-5:]) or "none yet"
-        super().__init__(f"there is no run {name!r}. The latest are: {listed}.")
-
-
-class NoSiteFolderError(StorageError):
-    """The folder is not a site's."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} holds no site.toml. Make it with `medseg-site init`, or name another.")
-
-
-class NotJoinedError(StorageError):
-    """The site is part of no federation yet."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} has no kit. Take the coordinator's with `medseg-site join {folder} KIT`.")
-
-
-class OccupiedSiteFolderError(StorageError):
-    """A new site needs a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not empty. Choose a new folder for the site.")

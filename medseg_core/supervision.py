@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -18,15 +19,16 @@ from pathlib import Path
 
 import psutil
 
-from medseg_core.errors import MissingProgramError
+from medseg_core.federation_errors import MissingProgramError
 from medseg_core.files import write_atomic
 
 LOOK_S = 0.25
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # between restarts: doubled each time
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0  # between restarts: doubled each time
 STEADY_S = 60.0  # a process that ran so long starts with the first pause again
 STOP_S = 10.0  # between asking a process to end and ending it
 _ROOTS_FOLDERS = ("/usr/local/sbin", "/usr/sbin")  # where nginx lies, and not in everybody's search path
-LOG_BYTES_MAX = 10_000_000  # then it becomes NAME.1.log when the process is next started
+LOG_BYTES_MAX = 10_000_000  # then it goes on from nothing, and what it held is NAME.1.log
+TRIM_S = 60.0  # between looks at the logs
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,20 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)  # on top of ours
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A service's process, and when it began: together they are one process and no other."""
+
+    process: subprocess.Popen[bytes]
+    created: float
+
+
 @dataclass
 class _Unit:
     """Services that live and die together, and how they fare."""
 
     services: tuple[Service, ...]
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    running: dict[str, _Running] = field(default_factory=dict)
     pause_s: float = FIRST_PAUSE_S
     started: float = 0.0
     start_at: float = 0.0
@@ -62,10 +72,14 @@ class Supervisor:
         """Keep everything running until `stop` is set, then end it all."""
         self._logs.mkdir(parents=True, exist_ok=True)
         end_leftovers(self._pids)
+        trim_at = time.monotonic()
         try:
             while not stop.is_set():
                 for unit in self._units:
                     self._look_after(unit)
+                if time.monotonic() >= trim_at:
+                    trim_logs(self._logs)
+                    trim_at = time.monotonic() + TRIM_S
                 stop.wait(LOOK_S)
         finally:
             for unit in reversed(self._units):
@@ -74,8 +88,17 @@ class Supervisor:
     def restart(self, name: str) -> None:
         """End the unit of a service, so that it starts anew. For one that looks alive and is not."""
         for unit in self._units:
-            for process in (unit.running[s.name] for s in unit.services if s.name == name and unit.running):
-                process.kill()
+            for running in (unit.running[s.name] for s in unit.services if s.name == name and unit.running):
+                running.process.kill()
+
+    def is_at_work(self, name: str) -> bool:
+        """Whether a service runs and has started a process that runs, too."""
+        for running in (unit.running.get(name) for unit in self._units):
+            if running is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    children = psutil.Process(running.process.pid).children(recursive=True)
+                    return any(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        return False
 
     def _look_after(self, unit: _Unit) -> None:
         """Start a unit that is due, end what is left of one of which a process died."""
@@ -84,7 +107,7 @@ class Supervisor:
             if now >= unit.start_at:
                 self._start(unit)
             return
-        dead = [(name, p.returncode) for name, p in unit.running.items() if p.poll() is not None]
+        dead = [(n, r.process.returncode) for n, r in unit.running.items() if r.process.poll() is not None]
         if not dead:
             return
         unit.pause_s = FIRST_PAUSE_S if now - unit.started > STEADY_S else unit.pause_s
@@ -97,8 +120,8 @@ class Supervisor:
     def _start(self, unit: _Unit) -> None:
         unit.started = time.monotonic()
         for service in unit.services:
-            with _log(self._logs, service.name).open("ab") as log:
-                unit.running[service.name] = subprocess.Popen(  # noqa: S603
+            with (self._logs / f"{service.name}.log").open("ab") as log:
+                process = subprocess.Popen(  # noqa: S603
                     service.command,
                     env={**os.environ, "PATH": _search_path(), **service.environment},
                     stdin=subprocess.DEVNULL,
@@ -106,26 +129,22 @@ class Supervisor:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for the supervisor, which ends the others in order
                 )
+            unit.running[service.name] = _Running(process, _created(process.pid))
             self._on_state(service.name, "started")
         self._note()
 
     def _end(self, unit: _Unit) -> None:
-        """Ask every process of a unit to end, last started first; end what does not."""
-        processes = [psutil.Process(p.pid) for p in unit.running.values() if p.poll() is None]
-        end_all(list(reversed(processes)))
-        for process in unit.running.values():
-            process.wait()
+        """Ask every process of a unit to end, and all that they started; end what does not."""
+        end_sessions([(r.process.pid, r.created) for r in unit.running.values()])
+        for running in unit.running.values():
+            running.process.wait()
         unit.running.clear()
         self._note()
 
     def _note(self) -> None:
         """Write down what is running, for the supervisor after a crash."""
-        pids = [p.pid for unit in self._units for p in unit.running.values()]
-        found = []
-        for pid in pids:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.append([pid, psutil.Process(pid).create_time()])
-        write_atomic(self._pids, json.dumps(found).encode())
+        running = [r for unit in self._units for r in unit.running.values()]
+        write_atomic(self._pids, json.dumps([[r.process.pid, r.created] for r in running]).encode())
 
 
 def program(name: str) -> str:
@@ -148,6 +167,14 @@ def nginx(configuration: Path, error_log: Path) -> tuple[str, ...]:
     return (*command, "-g", "user root;") if is_root else command  # or workers could not enter the folder
 
 
+def reload_nginx(pid_file: Path) -> None:
+    """Have a running nginx read its files again, without an interruption; nothing if it does not run."""
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int(pid_file.read_text()))
+        if process.name() == "nginx":  # a file that a crash left may name another process by now
+            process.send_signal(signal.SIGHUP)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody listens on now."""
     with contextlib.ExitStack() as probes:
@@ -157,41 +184,58 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in found]
 
 
+def trim_logs(folder: Path) -> None:
+    """Move what large logs hold aside. Whoever writes appends, and goes on in the same file."""
+    for log in folder.glob("*.log"):
+        if log.name.endswith(".1.log"):
+            continue
+        with contextlib.suppress(OSError):  # a full disk ends no process
+            if log.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(log, log.with_suffix(".1.log"))
+                os.truncate(log, 0)
+
+
 def end_leftovers(noted: Path) -> None:
-    """End the processes that an earlier supervisor left, with their children; nothing else has their start time."""
+    """End what an earlier supervisor left: its services that still run, and what they started."""
     try:
-        entries = json.loads(noted.read_bytes())
-    except (OSError, ValueError):
+        entries = [(int(pid), float(created)) for pid, created in json.loads(noted.read_bytes())]
+    except (OSError, ValueError, TypeError):
         return
-    left = []
-    for pid, created in entries:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.create_time() == created:
-                left.append(process)
-    end_all(left)
+    end_sessions(entries)
 
 
-def end_all(processes: Sequence[psutil.Process]) -> None:
-    """Ask processes and their children to end; end them after STOP_S."""
-    family = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family += [process, *process.children(recursive=True)]
-    for process in family:
+def end_sessions(leaders: Sequence[tuple[int, float]]) -> None:
+    """Ask all processes in the sessions of `leaders` (number, start time) to end; end those that do not in STOP_S.
+
+    A service leads a session of its own, and what it starts stays in it, also when the service itself has died.
+    """
+    left = [process for leader in leaders for process in _session(*leader)]
+    for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=STOP_S)
+    _, alive = psutil.wait_procs(left, timeout=STOP_S)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=STOP_S)
 
 
-def _log(folder: Path, name: str) -> Path:
-    """The log of a service; a large one is moved aside first."""
-    path = folder / f"{name}.log"
-    with contextlib.suppress(OSError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(folder / f"{name}.1.log")
-    return path
+def _created(number: int) -> float:
+    """When a process of ours began, in seconds since 1970; 0 if it has ended already."""
+    try:
+        return psutil.Process(number).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _session(leader: int, created: float) -> list[psutil.Process]:
+    """The processes of a session. Another that has the leader's number since began later and is not meant."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if psutil.Process(leader).create_time() != created:
+            return []
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found

@@ -12,6 +12,10 @@ import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medseg_client.egress import EgressGuard
+from medseg_client.ledger import Entry, Ledger, read_ledger
+from medseg_client.models import Models
+from medseg_client.policy import Policy
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -102,16 +106,35 @@ def make_trainer(
     *,
     site: str = "north",
     faults: list[Exception] | None = None,
+    models: Models | None = None,
+    guard: EgressGuard | None = None,
 ) -> Trainer:
-    """A site with one approved experiment, its state in `state`. Without `faults` a fault is raised here."""
+    """A site with one approved experiment, its state in `state`. Without `faults` a fault is raised here.
+
+    Without `guard` it has neither policy nor ledger.
+    """
     return Trainer(
-        SiteIdentity(site, site_key(site), COORDINATOR_KEY.public_key()),
+        SiteIdentity(site, COORDINATOR_KEY.public_key()),
         SiteState(state),
+        guard or EgressGuard(site_key(site)),
         approved={experiment_sha256(experiment): experiment},
         data_of=data if callable(data) else lambda _: data,
         device=torch.device("cpu"),
+        models=models,
         on_fault=_raise if faults is None else faults.append,
     )
+
+
+def make_guard(folder: Path, *, site: str = "north", **rules: Any) -> EgressGuard:
+    """The guard of a site with a ledger in `folder` and a policy: one patient is enough unless `rules` differ."""
+    policy = Policy.model_validate({"min_patients_update": 1, "min_patients_score": 1, **rules})
+    ledger = Ledger(folder, site_key(site), keep_payloads_days=policy.keep_payloads_days)
+    return EgressGuard(site_key(site), policy=policy, ledger=ledger)
+
+
+def ledger_of(folder: Path, *, site: str = "north") -> list[Entry]:
+    """Entries of a site's ledger, checked."""
+    return [line.entry for line in read_ledger(folder, site_key(site).public_key()).lines]
 
 
 def _raise(error: Exception) -> None:
@@ -199,7 +222,10 @@ def scripted_site(
     dice: Callable[[Envelope], float | None] = lambda request: 0.5,
 ) -> Answering:
     """A site of the other side of the wire: describes `cases`, answers training with `update`, scores with `dice`."""
-    counts = {"train_cases": cases, "validation_cases": 1, "test_cases": 1}
+    counts = {
+        f"{part}_{kind}": 1 for part in ("train", "validation", "test") for kind in ("cases", "patients")
+    }
+    counts["train_cases"] = cases
 
     def answer(request: Envelope) -> bytes:
         header, payload = request.header, b""
@@ -238,7 +264,14 @@ def make_federation(
 ) -> Run:
     """Real trainers behind a transport; the coordinator's folder and the sites' state lie in `folder`."""
     trainers = {
-        site: make_trainer(folder / "sites" / site, experiment, own, site=site, faults=faults)
+        site: make_trainer(
+            folder / "sites" / site,
+            experiment,
+            own,
+            site=site,
+            faults=faults,
+            models=Models(folder / "models" / site, COORDINATOR_KEY.public_key()),
+        )
         for site, own in data.items()
     }
     answers = {site: _handling(trainer) for site, trainer in trainers.items()}

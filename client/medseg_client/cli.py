@@ -1,20 +1,26 @@
 """`medseg-site`: the command line of a hospital."""
 
+import itertools
+import json
 import logging
 import signal
 import sys
+import textwrap
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import click
 import typer
+from rich.console import Console
+from typer.core import TyperGroup
 
 from medseg_client.site_folder import SiteFolder, SiteSettings
 from medseg_core.config import read_experiment
 from medseg_core.errors import MedsegError
-from medseg_core.files import sole_use
+from medseg_core.files import sole_use, write_atomic
 
 app = typer.Typer(
     help="Take part in a federation: images stay here, and what leaves is checked and signed here.",
@@ -22,6 +28,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+class _ShowsByDefault(TyperGroup):
+    """`ledger DIR` is `ledger show DIR`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names, or `show` with that word."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
+
+
+ledger_app = typer.Typer(cls=_ShowsByDefault, help="What left this site: `ledger DIR`, `ledger verify DIR`.")
+app.add_typer(ledger_app, name="ledger", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of this site.")]
 
 
@@ -52,43 +72,242 @@ def join(
     ] = None,
 ) -> None:
     """Take the coordinator's kit after comparing its fingerprint."""
-    from medseg_client.joining import accept, read_kit_file
+    from medseg_client.joining import accept, is_of_our_federation, read_kit_file
 
     kit = read_kit_file(kit_file)
     typer.echo(f"federation {kit.federation} at {kit.address}, fingerprint {kit.fingerprint}")
-    if fingerprint is None:
+    if fingerprint is None and not is_of_our_federation(SiteFolder(folder), kit):
         typer.confirm("Does the coordinator read the same fingerprint to you?", abort=True)
-    elif fingerprint != kit.fingerprint:
+    elif fingerprint not in (None, kit.fingerprint):
         raise click.UsageError(f"the kit's fingerprint is {kit.fingerprint}, not {fingerprint}")
     accept(SiteFolder(folder), kit)
     typer.echo("joined. Next: medseg-site approve DIR EXPERIMENT.toml, then medseg-site up DIR")
 
 
 @app.command()
+def check(
+    folder: Folder,
+    experiment: Annotated[
+        list[Path] | None,
+        typer.Option(help="Hold the images against this experiment instead of those approved; repeatable."),
+    ] = None,
+    share: Annotated[
+        Path | None, typer.Option(help="Write the findings, without names or paths, to this file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The findings as in --share, on the terminal.")
+    ] = False,
+) -> None:
+    """Can this hospital take part: images, machine, way to the coordinator; exit code 1 on a fault."""
+    from medseg_client.findings import is_fit, shared_report
+    from medseg_client.gateway_check import check_gateway
+    from medseg_client.machine_check import check_data, check_machine
+
+    site = SiteFolder(folder)
+    asked = [read_experiment(path) for path in experiment] if experiment else site.approved.values()
+    steps = (check_machine(site), check_gateway(site), check_data(site, asked))
+    findings = []
+    for finding in itertools.chain(*steps):
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.state:<8} {finding.topic}: {finding.text}. {finding.remedy}".rstrip())
+            if finding.detail:
+                typer.echo(textwrap.indent(finding.detail, " " * 9))
+    report = json.dumps(shared_report(findings), indent=2)
+    if share is not None:
+        write_atomic(share, f"{report}\n".encode())
+    if as_json:
+        typer.echo(report)
+    if not is_fit(findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def approve(
     folder: Folder,
     experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="What would be trained.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
 ) -> None:
-    """Agree that an experiment is trained here."""
-    from medseg_client.joining import approve as agree
+    """Show what an experiment would train and what would leave, and agree to it."""
+    from medseg_client.approval import words
 
-    sha256 = agree(SiteFolder(folder), read_experiment(experiment))
-    typer.echo(f"approved experiment {sha256[:16]}")
+    site, asked = SiteFolder(folder), read_experiment(experiment)
+    for line in words(asked, site.settings.policy):
+        typer.echo(line)
+    if not yes:
+        typer.confirm("Train this here?", abort=True)
+    typer.echo(f"approved experiment {site.approved.add(asked)[:16]}")
 
 
 @app.command()
 def up(folder: Folder) -> None:
     """Keep this site's processes running, in the foreground, until Ctrl-C or SIGTERM."""
-    from medseg_client.services import site_units
-    from medseg_core.supervision import Supervisor
+    from medseg_client.services import keep_up
 
     site, stop = SiteFolder(folder), _stop_on_signals()
-
-    def say(name: str, state: str) -> None:
-        typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
-
     with sole_use(folder / "run"):
-        Supervisor(site_units(site), folder, on_state=say).run(stop)
+        keep_up(site, stop, lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"))
+
+
+models_app = typer.Typer(
+    help="The models that the coordinator published: see them, agree to use one, go back.",
+    no_args_is_help=True,
+)
+app.add_typer(models_app, name="models")
+
+
+@models_app.command("list")
+def list_models(folder: Folder) -> None:
+    """Show every model that arrived, and which one is in use."""
+    from medseg_client.models import models_of
+
+    for model in models_of(SiteFolder(folder)).listed():
+        typer.echo(f"{model.run}: {model.state}")
+
+
+@models_app.command("approve")
+def approve_model(
+    folder: Folder,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run whose model is to be used.")],
+) -> None:
+    """Agree to use a model: from now on predict and evaluate do. Research use only."""
+    from medseg_client.models import models_of
+
+    models_of(SiteFolder(folder)).approve(run)
+    typer.echo(f"the model of run {run} is in use")
+
+
+@models_app.command("rollback")
+def roll_back_model(folder: Folder) -> None:
+    """Take the last approval back and use the model approved before it."""
+    from medseg_client.models import models_of
+
+    typer.echo(f"the model of run {models_of(SiteFolder(folder)).rollback()} is in use")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    image: Annotated[
+        list[str],
+        typer.Option(help="An image file; repeat it for more cases. Join the files of one case by commas."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the segmentations and predictions.json.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Segment images with the approved model: label maps on the grid of each image. Research use only."""
+    from medseg_client.models import models_of
+    from medseg_core.commands.predict import segment_images
+
+    segment_images(models_of(SiteFolder(folder)).in_use(), image, out, device=device)
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="File (JSON) for the scores: mean, labels, sites, cases.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with labelled cases; without it, this site's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Score the approved model on labelled cases. The scores stay here: the file names cases and patients."""
+    from medseg_client.models import models_of
+    from medseg_core.commands.evaluate import score_data
+
+    site = SiteFolder(folder)
+    own = folder / site.settings.data
+    score_data(models_of(site).in_use(), data or own, out, device=device)
+
+
+@ledger_app.command("show")
+def show_ledger(
+    folder: Folder,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, as in the ledger.")
+    ] = False,
+) -> None:
+    """What left this site, oldest first."""
+    from medseg_client.ledger import read_ledger
+    from medseg_client.ledger_table import table
+
+    site = SiteFolder(folder)
+    lines = read_ledger(site.ledger, site.public_key).lines
+    if as_json:
+        for line in lines:
+            typer.echo(line.entry.model_dump_json())
+    else:
+        Console().print(table(lines))
+
+
+@ledger_app.command("verify")
+def verify_ledger(
+    folder: Folder,
+    head: Annotated[
+        str | None,
+        typer.Option(help="SHA-256 of a line that must be there, as an answer or the coordinator names it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Check that no line was changed, removed, moved or cut off; exit code 1 if one was."""
+    from medseg_client.ledger import read_ledger
+
+    site = SiteFolder(folder)
+    reading = read_ledger(site.ledger, site.public_key, head=head)
+    if as_json:
+        found = {"lines": len(reading.lines), "head": reading.head, "unfinished_bytes": len(reading.torn)}
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"{len(reading.lines)} lines, all as this site wrote them. Head: {reading.head}")
+    if reading.torn:
+        typer.echo(
+            f"{len(reading.torn)} bytes of an unfinished line follow: a crash, or it is being written now."
+        )
+    if head is None:
+        typer.echo(
+            "Lines cut off on purpose would show only against a head that somebody else keeps: --head HASH."
+        )
+
+
+@app.command()
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Where this site stands: federation, processes, approvals, what left, models."""
+    from medseg_client.membership import status as status_of
+
+    found = status_of(SiteFolder(folder))
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    joined = f"in federation {found.federation} at {found.coordinator}" if found.federation else "not joined"
+    typer.echo(f"site {found.site}: {joined}, {found.state}")
+    if found.last_request is not None:
+        typer.echo(f"last request to the coordinator: {time.time() - found.last_request:.0f} s ago")
+    typer.echo(f"experiments approved: {found.approved}; lines in the ledger: {found.ledger_lines}")
+    for run, state in found.models.items():
+        typer.echo(f"model of run {run}: {state}")
+
+
+@app.command()
+def leave(
+    folder: Folder,
+    purge: Annotated[
+        bool, typer.Option(help="Remove keys, approvals, models, state, prepared images and logs, too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Leave the federation; stop `up` first. Your images and the ledger stay."""
+    from medseg_client.membership import leave as go
+
+    site = SiteFolder(folder)
+    if not yes:
+        what = "Leave, and remove all but site.toml and the ledger?" if purge else "Leave the federation?"
+        typer.confirm(what, abort=True)
+    name = site.settings.name
+    go(site, purge=purge)
+    typer.echo(f"site {name} has left. Tell the coordinator, who runs: medseg-server revoke DIR {name}")
 
 
 @app.command()

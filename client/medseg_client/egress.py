@@ -1,49 +1,212 @@
-"""The one way out of a site: every envelope is checked here before it is released."""
+"""The one way out of a site: every envelope is checked here, then entered in the ledger, then signed and released.
+
+The guard alone holds the site's signing key. Nobody else can make an envelope that the coordinator believes.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medseg_client.budget import require_budget
+from medseg_client.ledger import Entry, Event, Ledger
+from medseg_client.policy import Policy
+from medseg_core.assessment.metrics import METRICS
+from medseg_core.errors import WireError
 from medseg_core.federation.codec import encode_tensors
 from medseg_core.federation.update import ModelSpec, check_update
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.envelope import Envelope, seal
+from medseg_core.wire.envelope import Envelope, naming, seal
 from medseg_core.wire.header import Header, refusal_to, reply_to
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
+_COUNTED = {
+    f"{purpose}_{what}" for purpose in ("train", "validation", "test") for what in ("cases", "patients")
+}
+_COUNTS = {
+    "describe": _COUNTED,
+    "train": {"cases", "steps"},
+    "evaluate": {"cases"},
+    "publish": {"files", "bytes"},
+}
+_TRAINING = {"loss", "training_s", "waiting_s", "update_norm"}
+_TEST = {
+    *METRICS,
+    "dice_low",
+    "dice_high",
+    "n_cases",
+    "n_patients",
+    "n_empty",
+    *(f"{m}_cases" for m in METRICS),
+}
 
-def release_update(
-    request: Header,
-    update: Tensors,
-    spec: ModelSpec,
-    *,
-    counts: Mapping[str, int],
-    scalars: Mapping[str, float],
-    key: Ed25519PrivateKey,
-) -> Envelope:
-    """A signed training reply: only tensors of the global model, finite.
 
-    Raises UpdateError before anything is signed.
+@dataclass(frozen=True)
+class Question:
+    """A request that is the coordinator's own: its header and payload, and the SHA-256 of all its bytes."""
+
+    header: Header
+    payload: bytes
+    sha256: str
+
+
+class EgressGuard:
+    """Checks, enters, signs and releases what leaves a site.
+
+    A site in a simulation has no policy and no ledger: its owner sits at the same machine.
     """
-    norm = check_update(update, spec, max_norm=None)
-    header = reply_to(request, counts=counts, scalars=_defined({**scalars, "update_norm": norm}))
-    return seal(header, encode_tensors(update), key)
+
+    def __init__(
+        self, key: Ed25519PrivateKey, *, policy: Policy | None = None, ledger: Ledger | None = None
+    ) -> None:
+        self.policy, self._key, self._ledger = policy, key, ledger
+
+    def require_allowed(self, question: Question, n_patients: int | None = None) -> None:
+        """An answer to the question would be within policy and budget. Raises PolicyError.
+
+        The trainer asks before it works, the guard again before it releases.
+        """
+        if self.policy is None:
+            return
+        self.policy.require_statistics(question.header)
+        if n_patients is not None:
+            self.policy.require_patients(question.header, n_patients)
+        require_budget(self.policy, question.header, question.sha256, self._answers())
+
+    def release_update(
+        self,
+        question: Question,
+        update: Tensors,
+        spec: ModelSpec,
+        *,
+        counts: Mapping[str, int],
+        scalars: Mapping[str, float | None],
+        n_patients: int,
+    ) -> Envelope:
+        """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
+
+        Raises UpdateError, PolicyError.
+        """
+        norm = before = check_update(update, spec, max_norm=None)
+        limit = self.policy.max_update_norm if self.policy else None
+        if limit is not None and norm > limit:
+            update = _scaled(update, limit / norm)
+            norm = check_update(update, spec, max_norm=limit)
+        self.require_allowed(question, n_patients)
+        told = {**scalars, "update_norm": norm}
+        if self.policy and "training" not in self.policy.statistics:
+            told = {}
+        _require_declared(told, _TRAINING)
+        header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
+        return self._release(question, header, encode_tensors(update), norm, before)
+
+    def release_figures(
+        self,
+        question: Question,
+        *,
+        counts: Mapping[str, int],
+        n_patients: int,
+        scalars: Mapping[str, float | None] = MappingProxyType({}),
+        labels: Sequence[str] = (),
+    ) -> Envelope:
+        """A reply of figures alone: those that are known here by name, with a label of the task before it or none.
+
+        A figure that is not finite leaves as null. Raises PolicyError.
+        """
+        self.require_allowed(question, n_patients)
+        _require_declared(scalars, _figures(question.header, labels))
+        header = reply_to(
+            question.header, counts=_declared_counts(question, counts), scalars=_defined(scalars)
+        )
+        return self._release(question, header, b"")
+
+    def release_refusal(self, question: Question, code: RefusalCode) -> Envelope:
+        """A refusal: a code, no text."""
+        return self._release(question, refusal_to(question.header, code), b"")
+
+    def release_again(self, question: Question, reply: bytes) -> bytes:
+        """The stored reply to a request that came again, as it is; the ledger notes it the first time."""
+        if self._ledger is not None and not any(
+            entry.event == "repeat" and entry.request_sha256 == question.sha256
+            for entry in self._ledger.entries
+        ):
+            header = Envelope.from_bytes(reply, max_bytes=len(reply)).header
+            self._ledger.append(_event("repeat", question, header))
+        return reply
+
+    def _release(
+        self,
+        question: Question,
+        header: Header,
+        payload: bytes,
+        norm: float | None = None,
+        norm_before_clip: float | None = None,
+    ) -> Envelope:
+        """The last step of everything that leaves for the first time: size, ledger, signature."""
+        if self.policy is not None:
+            self.policy.require_size(len(payload))
+        if self._ledger is None:
+            return seal(header, payload, self._key)
+        header = naming(header, payload)
+        line = self._ledger.last
+        if line is None or not self._is_noted(question, header):
+            event = _event("answer", question, header, update_norm=norm, norm_before_clip=norm_before_clip)
+            line = self._ledger.append(event, payload)
+        under = {"ledger_sequence": line.entry.sequence, "ledger_head": line.sha256}
+        return seal(header.model_copy(update=under), payload, self._key)
+
+    def _is_noted(self, question: Question, header: Header) -> bool:
+        """The same refusal of the same request has its line: who repeats it cannot fill the disk."""
+        return header.direction == "refusal" and any(
+            entry.request_sha256 == question.sha256 and entry.header and entry.header.code == header.code
+            for entry in (self._ledger.entries if self._ledger else ())
+        )
+
+    def _answers(self) -> list[Entry]:
+        """What was released for the first time, refusals aside."""
+        entries = self._ledger.entries if self._ledger else ()
+        return [e for e in entries if e.event == "answer" and e.header and e.header.direction == "reply"]
 
 
-def release_figures(
-    request: Header, *, counts: Mapping[str, int], scalars: Mapping[str, float | None], key: Ed25519PrivateKey
-) -> Envelope:
-    """A signed reply of figures alone. A figure that is not finite leaves as null."""
-    return seal(reply_to(request, counts=counts, scalars=_defined(scalars)), b"", key)
+def _event(kind: str, question: Question, header: Header, **more: float | None) -> Event:
+    """A line of the ledger about an answer to a question."""
+    model_sha256 = question.header.payload_sha256
+    facts = {"event": kind, "header": header, "request_sha256": question.sha256, "model_sha256": model_sha256}
+    return Event.model_validate(facts | more)
 
 
-def release_refusal(request: Header, code: RefusalCode, key: Ed25519PrivateKey) -> Envelope:
-    """A signed refusal: a code, no text."""
-    return seal(refusal_to(request, code), b"", key)
+def _scaled(update: Tensors, factor: float) -> Tensors:
+    """The update times the factor, a rounding error short of it."""
+    short = np.float32(factor * (1 - 2**-20))  # float32 rounds by 2^-24; the sum of squares must stay below
+    return {name: tensor * short for name, tensor in update.items()}
+
+
+def _figures(request: Header, labels: Sequence[str]) -> set[str]:
+    """Names of the figures that an answer may hold."""
+    match request.kind, request.split:
+        case "evaluate", "validation":
+            return {"dice"}
+        case "evaluate", "test":
+            return _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
+        case _:
+            return set()
+
+
+def _declared_counts(question: Question, counts: Mapping[str, int]) -> Mapping[str, int]:
+    """The counts, all of names that are known for the kind."""
+    _require_declared(counts, _COUNTS[question.header.kind])
+    return counts
+
+
+def _require_declared(figures: Iterable[str], allowed: set[str]) -> None:
+    """No figure besides those declared: a name could hold text. Raises WireError."""
+    if undeclared := set(figures) - allowed:
+        raise WireError(RefusalCode.NOT_RELEASED, f"undeclared figures {sorted(undeclared)!r:.200}")
 
 
 def _defined(scalars: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -2,18 +2,24 @@
 
 from pathlib import Path
 
-import tomli_w
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from medseg_client.site_folder import SiteFolder, SiteSettings
-from medseg_core.config import Experiment, experiment_sha256, experiment_toml
-from medseg_core.errors import EnrolmentError, EnrolmentFileError, OccupiedSiteFolderError
+from medseg_core.federation_errors import (
+    EnrolmentError,
+    EnrolmentFileError,
+    NotJoinedError,
+    OccupiedSiteFolderError,
+)
 from medseg_core.files import write_atomic, write_private
-from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, read_request, sign
+from medseg_core.supervision import reload_nginx
+from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, sign
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
+from medseg_core.wire.versions import newest_common
 
 
 def begin(folder: SiteFolder, settings: SiteSettings) -> SiteRequest:
@@ -33,7 +39,7 @@ def begin(folder: SiteFolder, settings: SiteSettings) -> SiteRequest:
     )
     write_private(folder.key("node"), node_key.private_bytes(pem, openssh, none))
     write_private(folder.key("tls"), tls_key.private_bytes(pem, pkcs8, none))
-    write_atomic(folder.root / "site.toml", tomli_w.dumps(settings.model_dump(mode="json")).encode())
+    write_atomic(folder.root / "site.toml", settings.to_toml().encode())
     request = _request(settings.name, folder, node_key, tls_key)
     write_atomic(folder.request, request.to_json())
     return request
@@ -50,11 +56,29 @@ def read_kit_file(path: Path) -> SiteKit:
         raise EnrolmentFileError(path, error.fault, "Ask the coordinator for the kit again") from None
 
 
+def is_of_our_federation(folder: SiteFolder, kit: SiteKit) -> bool:
+    """Whether the kit is from the coordinator that this site joined already: a renewal, nothing to compare."""
+    try:
+        return folder.kit.fingerprint == kit.fingerprint
+    except (NotJoinedError, EnrolmentError):
+        return False
+
+
 def accept(folder: SiteFolder, kit: SiteKit) -> None:
-    """Take the kit: from now on this site obeys its coordinator. Raises EnrolmentError: it is for somebody else."""
+    """Take the kit: from now on this site obeys its coordinator. A running way out uses the new certificate at once.
+
+    Raises EnrolmentError: it is for somebody else. WireVersionsError: the coordinator speaks none of our wire versions.
+    """
+    newest_common(kit.wire_versions, us=folder.settings.name, them="the coordinator")
     if kit.site != folder.settings.name:
         raise EnrolmentError(f"the kit is for site {kit.site}, and this is {folder.settings.name}")
-    certificate = x509.load_pem_x509_certificate(kit.certificate.encode())
+    try:
+        certificate = x509.load_pem_x509_certificate(kit.certificate.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(kit.authority.encode()))
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        raise EnrolmentError(
+            "the kit's certificates cannot be read. Ask the coordinator for a new kit"
+        ) from None
     ours = serialization.load_pem_private_key(folder.key("tls").read_bytes(), None)
     if certificate.public_key() != ours.public_key():
         raise EnrolmentError(
@@ -63,13 +87,7 @@ def accept(folder: SiteFolder, kit: SiteKit) -> None:
     write_atomic(folder.root / "pki" / "authority.crt", kit.authority.encode())
     write_atomic(folder.root / "pki" / "site.crt", kit.certificate.encode())
     write_atomic(folder.kit_file, kit.to_json())
-
-
-def approve(folder: SiteFolder, experiment: Experiment) -> str:
-    """Agree to train an experiment; returns its hash."""
-    sha256 = experiment_sha256(experiment)
-    write_atomic(folder.approved.folder / f"{sha256}.toml", experiment_toml(experiment).encode())
-    return sha256
+    reload_nginx(folder.root / "run" / "egress.pid")
 
 
 def _request(
@@ -89,8 +107,3 @@ def _request(
         certificate_request=csr.public_bytes(serialization.Encoding.PEM).decode(),
     )
     return sign(request, signing_key)
-
-
-def stored_request(folder: SiteFolder) -> SiteRequest:
-    """The request as it was written."""
-    return read_request(folder.request.read_bytes())

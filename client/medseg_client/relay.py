@@ -13,6 +13,7 @@ from medseg_client.trainer_socket import ask_trainer
 from medseg_core.errors import WireError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
+from medseg_core.wire.versions import SPOKEN
 
 SOCKET_KEY = "trainer-socket"  # in the node's configuration, which is the site's own
 
@@ -29,9 +30,9 @@ def relay(message: Message, context: Context) -> Message:
         arrays = {"head": _packed(head), "payload": _packed(payload)}
         content = RecordDict({"envelope": ArrayRecord(arrays), "relay": ConfigRecord({"code": ""})})
     except WireError as error:
-        content = _code(RefusalCode(error.code))
+        content = _code(RefusalCode(error.code), list(SPOKEN))
     except Exception:  # the edge of the site: whatever happened, no text of it leaves
-        content = _code(RefusalCode.INTERNAL)
+        content = _code(RefusalCode.INTERNAL, [])
     return Message(content, reply_to=message)
 
 
@@ -53,6 +54,6 @@ def _packed(data: bytes) -> Array:
     return Array("uint8", (len(data),), "bytes", data)
 
 
-def _code(code: RefusalCode) -> RecordDict:
-    """A message that holds a code alone."""
-    return RecordDict({"relay": ConfigRecord({"code": str(code)})})
+def _code(code: RefusalCode, spoken: list[int]) -> RecordDict:
+    """A message that holds a code alone, and the wire versions that this site speaks."""
+    return RecordDict({"relay": ConfigRecord({"code": str(code), "spoken": spoken})})

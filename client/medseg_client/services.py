@@ -1,9 +1,13 @@
 """A site's processes: the trainer, the way out, and Flower's node with its relay."""
 
+import contextlib
 import datetime as dt
 import ipaddress
+import os
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -15,13 +19,72 @@ from cryptography.x509.oid import NameOID
 
 from medseg_client.site_folder import SiteFolder
 from medseg_core.files import write_atomic, write_private
-from medseg_core.supervision import Service, nginx, program
+from medseg_core.supervision import Service, Supervisor, nginx, program
 from medseg_core.wire.enrolment import GATEWAY_NAME
 
 EGRESS_DAYS = 3650
-FLOWER_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+LOOK_S = 5.0
+SILENT_S = 90.0
+TAIL_BYTES = 64 * 1024  # of a log: hundreds of its lines
+FLOWER_SETTINGS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # s; on loopback. Flower's own second adds to every round
+    "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(
+        512 * 1024
+    ),  # each must pass the uplink within 30 s: 60 kB/s is enough
+}
 
 OnState = Callable[[str, str], None]
+
+
+def keep_up(folder: SiteFolder, stop: threading.Event, on_state: OnState) -> None:
+    """Keep the site's processes running until `stop` is set; a node that only looks alive is started anew."""
+    supervisor = Supervisor(site_units(folder), folder.root, on_state=on_state)
+
+    def restart_node() -> None:
+        on_state("node", f"has not asked for messages for {SILENT_S:.0f} s")
+        supervisor.restart("node")
+
+    words = (folder.egress_log, lambda: supervisor.is_at_work("relay"), restart_node, stop)
+    watch = threading.Thread(target=watch_node, args=words, name="watch_node")
+    watch.start()
+    try:
+        supervisor.run(stop)
+    finally:
+        stop.set()
+        watch.join()
+
+
+def watch_node(
+    log: Path, is_at_work: Callable[[], bool], restart: Callable[[], None], stop: threading.Event
+) -> None:
+    """Restart a node whose requests, seen in the log of the way out, are heartbeats and nothing else.
+
+    It asks for messages every 3 s, but while the relay is at work on one. A node whose relay died without a word says
+    that it is alive, and never asks again.
+    """
+    heard = time.time()
+    while not stop.wait(LOOK_S):
+        heard = time.time() if is_at_work() else max(heard, last_request(log))
+        if time.time() - heard > SILENT_S:
+            restart()
+            heard = time.time()
+
+
+def last_request(log: Path) -> float:
+    """When the newest request that is no heartbeat went out, in seconds since 1970; 0 for none that can be seen."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return 0.0
+    for line in reversed(lines):
+        if "/v1/fleet/" in line and "send-node-heartbeat" not in line:
+            with contextlib.suppress(ValueError):
+                return dt.datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+    return 0.0
 
 
 def site_units(folder: SiteFolder) -> list[list[Service]]:
@@ -48,7 +111,7 @@ def site_units(folder: SiteFolder) -> list[list[Service]]:
     ]
 
     def home(name: str) -> dict[str, str]:
-        return {**FLOWER_QUIET, "FLWR_HOME": str(root / "run" / "flower" / name)}
+        return {**FLOWER_SETTINGS, "FLWR_HOME": str(root / "run" / "flower" / name)}
 
     trainer = (sys.executable, "-m", "medseg_client", "trainer", str(root))
     egress = nginx(_write_egress(folder).absolute(), root / "logs" / "egress.error.log")

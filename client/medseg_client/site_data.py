@@ -4,12 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medseg_core.cohort.cache import prepare_cases
-from medseg_core.cohort.manifest import read_cohort
+from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.split import Fold, split_cases
 from medseg_core.config import Experiment
-from medseg_core.errors import FaultyCasesError
 from medseg_core.seeding import derive_seed
 
 
@@ -32,15 +30,9 @@ def open_site_data(
         FaultyCasesError: some cases are faulty; lists them all.
         TooFewPatientsError: too few patients to split.
     """
-    cohort = read_cohort(data, experiment.task)
-    prepared = prepare_cases(
-        cohort.cases, experiment.task, cache, threads=experiment.training.cpu_threads, on_case=lambda: None
+    cases = prepare_cohort(
+        data, experiment.task, cache, threads=experiment.training.cpu_threads, on_warning=on_warning
     )
-    if prepared.faults:
-        raise FaultyCasesError([fault.error for fault in prepared.faults], len(cohort.cases))
-    for warning in (*cohort.warnings, *prepared.warnings):
-        on_warning(warning)
-    cases = sorted(prepared.cases.values(), key=lambda c: c.case.case_id)
     return split_site([replace(c, case=replace(c.case, site=site)) for c in cases], experiment, site=site)
 
 
@@ -62,5 +54,10 @@ def case_counts(data: SiteData) -> dict[str, int]:
     for purpose in ("train", "validation", "test"):
         cases = getattr(data, purpose)
         counts[f"{purpose}_cases"] = len(cases)
-        counts[f"{purpose}_patients"] = len({c.case.patient_id for c in cases})
+        counts[f"{purpose}_patients"] = count_patients(cases)
     return counts
+
+
+def count_patients(cases: Sequence[PreprocessedCase]) -> int:
+    """Patients that the cases are of."""
+    return len({c.case.patient_id for c in cases})

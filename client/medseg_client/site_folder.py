@@ -1,10 +1,12 @@
 """A hospital's folder: settings, keys, what it agreed to. Each process reads it at its edge.
 
-site.toml              name, data, device; for people to edit
+site.toml              name, data, device, [policy]; for people to edit
 keys/                  signing.key, node.key, tls.key: never leave
 NAME.request.json      for the coordinator
 kit.json               from the coordinator
 approved/SHA256.toml   experiments that this hospital agreed to train
+models/RUN/            models that the coordinator published; approved.json: those agreed to
+ledger/                what left, line by line, and its tensors for some days
 state/, cache/         what the trainer remembers of runs; prepared images
 run/trainer/           the trainer's socket
 logs/                  of the processes that `up` keeps running
@@ -12,22 +14,29 @@ logs/                  of the processes that `up` keeps running
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field
 
+from medseg_client.policy import Policy
 from medseg_core.config import (
     Experiment,
     Section,
     experiment_sha256,
+    experiment_toml,
     parse_document,
     read_experiment,
     read_toml,
 )
-from medseg_core.errors import NoSiteFolderError, NotJoinedError
-from medseg_core.wire.enrolment import SiteKit, read_kit
+from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError
+from medseg_core.files import write_atomic
+from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name
+from medseg_core.wire.signatures import public_key_of
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -40,6 +49,16 @@ class SiteSettings(Section):
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     egress_port: Port  # on loopback: the one way out
     node_port: Port  # on loopback: Flower's own
+    policy: Policy = Policy()
+
+    def to_toml(self) -> str:
+        """site.toml with every key explained; a key without a value is a comment."""
+        values = self.model_dump(mode="json")
+        text = (resources.files("medseg_client") / "site.toml").read_text(encoding="utf-8")
+        for key, value in (values | values.pop("policy")).items():
+            line = f"# {key} =" if value is None else f"{key} = {_toml(value)}"
+            text = text.replace(f"{key} = @{key}@", line)
+        return text
 
 
 @dataclass(frozen=True)
@@ -79,9 +98,24 @@ class SiteFolder:
             raise NotJoinedError(self.root) from None
 
     @property
+    def egress_log(self) -> Path:
+        """Every request that went out."""
+        return self.root / "logs" / "egress.access.log"
+
+    @property
     def socket(self) -> Path:
         """The trainer's."""
         return (self.root / "run" / "trainer" / "trainer.sock").absolute()
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """What this site's signatures are checked with; the private half is for the trainer alone."""
+        return public_key_of(read_request(self.request.read_bytes()).signing_key)
+
+    @property
+    def ledger(self) -> Path:
+        """Folder of what left."""
+        return self.root / "ledger"
 
     @property
     def approved(self) -> "ApprovedExperiments":
@@ -107,8 +141,21 @@ class ApprovedExperiments(Mapping[str, Experiment]):
             self._read[sha256] = experiment
         return self._read[sha256]
 
+    def add(self, experiment: Experiment) -> str:
+        """Agree to train an experiment; returns its hash."""
+        sha256 = experiment_sha256(experiment)
+        write_atomic(self.folder / f"{sha256}.toml", experiment_toml(experiment).encode())
+        return sha256
+
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self.folder.glob("*.toml")))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it, on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from medseg_core.errors import UnusableFolderError, WireError
-from medseg_core.files import sha256_of, sync_folder, write_synced
+from medseg_core.files import sync_folder, write_synced
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import Header
 
@@ -32,15 +32,15 @@ class SiteState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def recall(self, request: Header, request_bytes: bytes) -> bytes | None:
-        """The reply stored for this very request, or None for a new one.
+    def recall(self, request: Header, request_sha256: str) -> bytes | None:
+        """The reply stored for this very request, known by the SHA-256 of all its bytes, or None for a new one.
 
         Raises WireError: another request with the same round and attempt came before, or the reply is no longer kept.
         """
         folder = self._folder_of(request)
         if not folder.is_dir():
             return None
-        if (folder / "request.sha256").read_text() != sha256_of(request_bytes):
+        if (folder / "request.sha256").read_text() != request_sha256:
             raise WireError(
                 RefusalCode.CONFLICTING_REQUEST, f"{folder.name} of run {request.run} was another request"
             )
@@ -68,7 +68,7 @@ class SiteState:
     def commit(
         self,
         request: Header,
-        request_bytes: bytes,
+        request_sha256: str,
         reply_bytes: bytes,
         *,
         memory: Mapping[str, npt.NDArray[np.float32]] | None = None,
@@ -78,7 +78,7 @@ class SiteState:
         folder = self._folder_of(request)
         beside = folder.with_name(f".{folder.name}.tmp")
         files = {
-            "request.sha256": sha256_of(request_bytes).encode(),
+            "request.sha256": request_sha256.encode(),
             "reply.envelope": reply_bytes,
             **(attachments or {}),
         }

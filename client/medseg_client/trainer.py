@@ -3,20 +3,27 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from medseg_client.egress import release_figures, release_refusal, release_update
-from medseg_client.site_data import SiteData, case_counts
+from medseg_client.approval import experiment_in
+from medseg_client.egress import EgressGuard, Question
+from medseg_client.models import Models
+from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
 from medseg_core.config import Experiment
 from medseg_core.errors import (
     DataError,
     DivergedError,
+    ModelSignatureError,
     OutOfMemoryError,
     RoundOverError,
     UpdateError,
@@ -25,53 +32,66 @@ from medseg_core.errors import (
 from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
-from medseg_core.learning.local_training import RoundContext, device_guard, train_locally
-from medseg_core.learning.networks import build_network
+from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
+from medseg_core.learning.model_package import WEIGHTS
+from medseg_core.learning.networks import build_network, numbers_that_travel
+from medseg_core.learning.signed_model import check_files, unpack_model
 from medseg_core.learning.weights import get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
 from medseg_core.wire.header import Header
 
 MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
+Trained = tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SiteIdentity:
-    """Who this site is and whom it obeys."""
+    """Who this site is and whom it obeys. The key that it signs with is the egress guard's."""
 
     name: str
-    private_key: Ed25519PrivateKey
     coordinator: Ed25519PublicKey
 
 
 class Trainer:
     """One site. Answers each request once: the same request again gets the same bytes, a conflicting one a refusal.
 
-    `approved` maps the hash of an experiment that the site agreed to, to the experiment. `data_of` prepares the site's
-    cases for it. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    `approved` maps the hash of an experiment that the site agreed to, to the experiment; `approve` adds one whose task
+    the policy approves. `data_of` prepares the site's cases for an experiment. `models` keeps what the coordinator
+    publishes. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
     """
 
     def __init__(
         self,
         identity: SiteIdentity,
         state: SiteState,
+        guard: EgressGuard,
         *,
         approved: Mapping[str, Experiment],
         data_of: Callable[[Experiment], SiteData],
         device: torch.device,
+        models: Models | None = None,
         on_fault: Callable[[Exception], None] = lambda error: log.error("refused: %s", error),
+        approve: Callable[[Experiment], object] = lambda experiment: None,
     ) -> None:
-        self._identity, self._state, self._device = identity, state, device
-        self._approved, self._data_of = approved, data_of
-        self.on_fault = on_fault
+        self._identity, self._state, self._guard, self._device = identity, state, guard, device
+        self._approved, self._data_of, self._models = approved, data_of, models
+        self.on_fault, self._approve = on_fault, approve
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
-        self._one_at_a_time = threading.Lock()  # a repeat waits for the first and gets its reply
+        self._halved: Experiment | None = None  # whose batches do not fit this device
+        self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
+        self._at_work: set[str] = set()  # nonces
+        self._one_at_a_time = threading.Lock()
 
     def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
-        """The reply or refusal to a request. Training ends at the next step once `is_over`.
+        """The reply or refusal to a request.
 
-        Raises WireError for bytes that are not an envelope of the coordinator for this site: those get no answer.
+        Training ends at the next step once `is_over`, or once a later attempt at the same round was asked for.
+
+        Raises WireError for bytes that are not an envelope of the coordinator for this site, and where not even a
+        refusal can be entered in the ledger: those get no answer; and for a request that is being worked on (working):
+        it can be repeated until its reply is there.
         """
         envelope = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES)
         verify(envelope, self._identity.coordinator)
@@ -80,108 +100,189 @@ class Trainer:
             raise WireError(
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
+        question = Question(request, envelope.payload, sha256_of(request_bytes))
+        with self._at_work_on(request):
+            try:
+                return self._answer(
+                    question, lambda: is_over() or self._latest_attempt(request) > request.attempt
+                )
+            except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
+                self.on_fault(error)
+                return self._refuse(question, _code_of(error))
+
+    @contextmanager
+    def _at_work_on(self, request: Header) -> Iterator[None]:
+        """One request at a time, others wait. Raises WireError (working) for one that waits or is worked on already."""
+        if request.nonce in self._at_work:
+            raise WireError(RefusalCode.WORKING, f"{request.kind} of round {request.round} again, too early")
+        self._at_work.add(request.nonce)
+        self._attempts[request.run, request.kind, request.round] = max(
+            request.attempt, self._latest_attempt(request)
+        )
         try:
             with self._one_at_a_time:
-                return self._answer(envelope, request_bytes, is_over)
-        except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
-            self.on_fault(error)
-            return release_refusal(request, _code_of(error), self._identity.private_key).to_bytes()
+                yield
+        finally:
+            self._at_work.discard(request.nonce)
 
-    def _answer(self, envelope: Envelope, request_bytes: bytes, is_over: Callable[[], bool]) -> bytes:
+    def _latest_attempt(self, request: Header) -> int:
+        """The highest attempt at a request's kind and round that this process was asked for."""
+        return self._attempts.get((request.run, request.kind, request.round), 0)
+
+    def _refuse(self, question: Question, code: RefusalCode) -> bytes:
+        """A signed refusal. Raises WireError where the ledger cannot take it."""
+        try:
+            return self._guard.release_refusal(question, code).to_bytes()
+        except Exception as error:
+            self.on_fault(error)
+            raise WireError(code, "the refusal could not be entered in the ledger") from error
+
+    def _answer(self, question: Question, is_over: Callable[[], bool]) -> bytes:
         """The stored reply of a repeated request, or a new one."""
-        request = envelope.header
-        if (stored := self._state.recall(request, request_bytes)) is not None:
-            return stored
-        experiment = self._agreed(request)
+        request = question.header
+        if (stored := self._state.recall(request, question.sha256)) is not None:
+            return self._guard.release_again(question, stored)
+        experiment = self._agreed(question)
+        self._guard.require_allowed(question)
         torch.set_num_threads(experiment.training.cpu_threads)
         with device_guard(self._device, experiment.training):
             match request.kind:
                 case "train":
-                    return self._train(envelope, request_bytes, experiment, is_over)
+                    return self._train(question, experiment, is_over)
                 case "evaluate":
-                    return self._evaluate(envelope, request_bytes, experiment)
+                    return self._evaluate(question, experiment)
                 case "describe":
-                    return self._describe(request, request_bytes, experiment)
-                case _:
-                    raise WireError(RefusalCode.MALFORMED, f"no answer to requests of kind {request.kind}")
+                    return self._describe(question, experiment)
+                case "publish":
+                    return self._publish(question, experiment)
 
-    def _agreed(self, request: Header) -> Experiment:
+    def _agreed(self, question: Question) -> Experiment:
         """The experiment that a request names, if this site agreed to it and to this round. Raises WireError."""
-        experiment = self._approved.get(request.experiment_sha256)
-        if experiment is None:
-            raise WireError(
-                RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
-            )
+        request, policy = question.header, self._guard.policy
+        known = self._approved.get(request.experiment_sha256)
+        experiment = known or self._of_approved_task(question)
         if request.task != experiment.task.name or (request.kind == "train" and request.round == 0):
             raise WireError(
                 RefusalCode.MALFORMED, f"{request.kind} of round {request.round} of task {request.task!r}"
             )
         if request.round > (rounds := experiment.federation.rounds):
             raise WireError(RefusalCode.BUDGET_SPENT, f"round {request.round} of {rounds} that were agreed")
+        if policy is not None:
+            policy.require_experiment(experiment, numbers_that_travel(experiment.task, experiment.model))
+        if known is None:
+            self._approve(experiment)
         return experiment
 
-    def _describe(self, request: Header, request_bytes: bytes, experiment: Experiment) -> bytes:
+    def _of_approved_task(self, question: Question) -> Experiment:
+        """The experiment that came with a description's request, if policy approves its task. Raises WireError."""
+        request, policy = question.header, self._guard.policy
+        if request.kind == "describe" and policy and request.task in policy.approve_tasks:
+            return experiment_in(question.payload, request.experiment_sha256)
+        raise WireError(
+            RefusalCode.UNKNOWN_EXPERIMENT, f"experiment {request.experiment_sha256} is not approved"
+        )
+
+    def _describe(self, question: Question, experiment: Experiment) -> bytes:
         """How many cases and patients this site has, by purpose."""
         counts = case_counts(self._data_of(experiment))
-        reply = release_figures(request, counts=counts, scalars={}, key=self._identity.private_key).to_bytes()
-        self._state.commit(request, request_bytes, reply)
+        n_patients = counts["train_patients"]
+        reply = self._guard.release_figures(question, counts=counts, n_patients=n_patients).to_bytes()
+        self._state.commit(question.header, question.sha256, reply)
         return reply
 
-    def _train(
-        self, envelope: Envelope, request_bytes: bytes, experiment: Experiment, is_over: Callable[[], bool]
-    ) -> bytes:
+    def _train(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
         """Train for a round from the model sent and the state last counted; reply with the difference."""
-        request = envelope.header
+        request, cases = question.header, self._data_of(experiment).train
+        self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
-        start = decode_tensors(envelope.payload, spec)
+        start = decode_tensors(question.payload, spec)
         memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
-        report, new_memory = train_locally(
-            network,
-            self._data_of(experiment).train,
+        report, new_memory = self._within_memory(
             experiment,
-            context=RoundContext(request.site, request.round),
-            start=start,
-            memory=memory,
-            is_over=is_over,
+            partial(
+                train_locally,
+                network,
+                cases,
+                experiment,
+                context=RoundContext(request.site, request.round),
+                start=start,
+                memory=memory,
+                is_over=is_over,
+            ),
         )
         try:
-            reply = release_update(
-                request,
+            reply = self._guard.release_update(
+                question,
                 delta(get_weights(network), start),
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps},
                 scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
-                key=self._identity.private_key,
+                n_patients=n_patients,
             ).to_bytes()
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
         kept = new_memory if experiment.federation.optimiser_memory else None
-        self._state.commit(request, request_bytes, reply, memory=kept)
+        self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
 
-    def _evaluate(self, envelope: Envelope, request_bytes: bytes, experiment: Experiment) -> bytes:
+    def _within_memory(self, experiment: Experiment, train: Callable[..., Trained]) -> Trained:
+        """Train; where the device cannot hold a batch, once more with batches in two parts, and so from then on."""
+        if self._halved is experiment:
+            return train(parts=2)
+        try:
+            return train()
+        except OutOfMemoryError as error:
+            if experiment.training.batch_size == 1:
+                raise
+            log.warning("%s Trying again with every batch in two parts.", error)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        trained = train(parts=2)
+        self._halved = experiment
+        return trained
+
+    def _evaluate(self, question: Question, experiment: Experiment) -> bytes:
         """Score the model sent on validation or, once a run, on the test cases."""
-        request = envelope.header
-        model_sha256 = sha256_of(envelope.payload)
+        request, model_sha256 = question.header, sha256_of(question.payload)
         if request.split == "test" and (self._state.tested_model(request) or model_sha256) != model_sha256:
             raise WireError(
                 RefusalCode.BUDGET_SPENT, f"run {request.run} has read the test cases for another model"
             )
-        network, spec = self._network(experiment)
-        set_weights(network, decode_tensors(envelope.payload, spec))
         data, attachments = self._data_of(experiment), {"model.sha256": model_sha256.encode()}
+        cases = data.validation if request.split == "validation" else data.test
+        self._guard.require_allowed(question, n_patients := count_patients(cases))
+        network, spec = self._network(experiment)
+        set_weights(network, decode_tensors(question.payload, spec))
         if request.split == "validation":
-            scalars: dict[str, float | None] = {"dice": validation_dice(network, data.validation, experiment)}
-            n_cases = len(data.validation)
+            scalars: dict[str, float | None] = {"dice": validation_dice(network, cases, experiment)}
         else:
-            result = evaluate_test(network, data.test, experiment)
-            scalars, n_cases = site_figures(result.cases, experiment), len(data.test)
+            result = evaluate_test(network, cases, experiment)
+            scalars = site_figures(result.cases, experiment)
             attachments |= {f"{name}.npz": picture for name, picture in result.overlays.items()}
             attachments["cases.json"] = json.dumps([case.to_json() for case in result.cases]).encode()
-        reply = release_figures(
-            request, counts={"cases": n_cases}, scalars=scalars, key=self._identity.private_key
+        reply = self._guard.release_figures(
+            question,
+            counts={"cases": len(cases)},
+            scalars=scalars,
+            n_patients=n_patients,
+            labels=tuple(experiment.task.labels),
         ).to_bytes()
-        self._state.commit(request, request_bytes, reply, attachments=attachments)
+        self._state.commit(request, question.sha256, reply, attachments=attachments)
+        return reply
+
+    def _publish(self, question: Question, experiment: Experiment) -> bytes:
+        """Keep the final model of a run, unapproved; the receipt holds counts alone."""
+        if self._models is None:
+            raise WireError(RefusalCode.MALFORMED, "this site keeps no models")
+        request, files = question.header, unpack_model(question.payload)
+        manifest = check_files(files, self._identity.coordinator)
+        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
+            raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
+        decode_tensors(files[WEIGHTS], self._network(experiment)[1])
+        self._models.keep(request.run, files)
+        counts = {"files": len(files), "bytes": len(question.payload)}
+        reply = self._guard.release_figures(question, counts=counts, scalars={}, n_patients=0).to_bytes()
+        self._state.commit(request, question.sha256, reply)
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
@@ -202,6 +303,8 @@ def _code_of(error: Exception) -> RefusalCode:
             return RefusalCode(error.code)
         case UpdateError():
             return RefusalCode.MALFORMED
+        case ModelSignatureError():
+            return RefusalCode.BAD_SIGNATURE
         case DataError():
             return RefusalCode.DATA_FAULT
         case DivergedError():

@@ -3,6 +3,9 @@
 import logging
 import threading
 
+from medseg_client.egress import EgressGuard
+from medseg_client.ledger import Ledger
+from medseg_client.models import models_of
 from medseg_client.site_data import SiteData, open_site_data
 from medseg_client.site_folder import SiteFolder
 from medseg_client.site_state import SiteState
@@ -17,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
-    """Serve the site's socket until `stop` is set. Raises BusyFolderError: another trainer does already."""
+    """Serve the site's socket until `stop` is set.
+
+    Raises BusyFolderError (another trainer does already) and LedgerError (the ledger was changed).
+    """
     settings, kit = folder.settings, folder.kit
     opened: dict[int, SiteData] = {}
 
@@ -32,13 +38,23 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             )
         return opened[id(experiment)]
 
-    trainer = Trainer(
-        SiteIdentity(settings.name, load_key(folder.key("signing")), public_key_of(kit.signing_key)),
-        SiteState(folder.root / "state"),
-        approved=folder.approved,
-        data_of=data_of,
-        device=choose_device(settings.device),
-    )
-    with sole_use(folder.root / "state"), serving(trainer, folder.socket):
-        log.info("ready")
-        stop.wait()
+    def approve(experiment: Experiment) -> None:
+        sha256 = folder.approved.add(experiment)
+        log.info("approved experiment %s: [policy] approve_tasks has %s", sha256[:16], experiment.task.name)
+
+    key = load_key(folder.key("signing"))
+    with sole_use(folder.root / "state"):
+        ledger = Ledger(folder.ledger, key, keep_payloads_days=settings.policy.keep_payloads_days)
+        trainer = Trainer(
+            SiteIdentity(settings.name, public_key_of(kit.signing_key)),
+            SiteState(folder.root / "state"),
+            EgressGuard(key, policy=settings.policy, ledger=ledger),
+            approved=folder.approved,
+            data_of=data_of,
+            device=choose_device(settings.device),
+            approve=approve,
+            models=models_of(folder),
+        )
+        with serving(trainer, folder.socket):
+            log.info("ready")
+            stop.wait()

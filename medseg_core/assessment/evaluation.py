@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from medseg_core.assessment.metrics import score_case
+from medseg_core.assessment.metrics import OPTIONAL_METRICS, score_case
 from medseg_core.assessment.scores import CaseScores, summarise
 from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.preprocess import PreprocessedCase
@@ -54,11 +54,21 @@ def evaluate_test(
 
 
 def site_figures(cases: Sequence[CaseScores], experiment: Experiment) -> dict[str, float | None]:
-    """What a site tells of its test scores: means, the interval of its Dice, means of each label (`label/metric`)."""
+    """What a site tells of its test scores: means, the interval of its Dice, means of each label (`label/metric`).
+
+    Where a metric is not defined for every case, `metric_cases` tells how many cases define it.
+    """
     block = summarise(cases, seed=experiment.federation.seed, samples=experiment.evaluation.bootstrap_samples)
     (own,) = block["sites"].values()
-    by_label = {f"{label}/{name}": v for label, means in block["labels"].items() for name, v in means.items()}
-    return {name: None if v is None else float(v) for name, v in (own | by_label).items()}
+    told = dict(own)
+    for name in OPTIONAL_METRICS:
+        told[f"{name}_cases"] = sum(case.mean[name] is not None for case in cases)
+    for label, means in block["labels"].items():
+        told |= {f"{label}/{name}": value for name, value in means.items()}
+        for name in OPTIONAL_METRICS:
+            defined = sum(getattr(case.labels[label], name) is not None for case in cases)
+            told[f"{label}/{name}_cases"] = defined
+    return {name: None if value is None else float(value) for name, value in told.items()}
 
 
 def score_prediction(

@@ -42,6 +42,7 @@ class LabelScores:
 
 
 METRICS: tuple[str, ...] = tuple(field.name for field in fields(LabelScores) if field.name != "n_empty")
+OPTIONAL_METRICS = ("hd95_mm", "hd95_px", "volume_error")  # the others are defined for every case
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that needs nothing else, for people who decide.
 
-In: `experiment.toml`, `summary.json`, `cases.json`, `overlays/*.npz` of a run folder. Out: `report.html` beside
-them. It holds no script and asks nothing from the network (its own content policy forbids both); every string of
-the run is escaped.
+In: `experiment.toml`, `summary.json`, and of a simulation `cases.json`, `overlays/*.npz` of a run folder. Out:
+`report.html` beside them. It holds no script and asks nothing from the network (its own content policy forbids
+both); every string of the run is escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medseg_core.assessment import report_text
+from medseg_core.assessment import absences, report_text
 from medseg_core.assessment.report_curves import describe_learning_curves, draw_learning_curves
 from medseg_core.assessment.report_forest import build_forest
 from medseg_core.assessment.report_overlays import Overlay, read_overlay
@@ -42,6 +42,8 @@ FILTERS = (
     report_text.megabytes,
     report_text.counted,
     report_text.listing,
+    absences.reason,
+    absences.remedy,
 )
 
 
@@ -61,19 +63,25 @@ def write_report(run_folder: Path) -> Path:
     UnusableFolderError if the report cannot be written.
     """
     summary = read_summary(run_folder / "summary.json")
-    models = read_cases(run_folder / "cases.json")
-    if not models.get("global"):
-        raise UnreadableRunError(run_folder / "cases.json", "no cases of the global model")
+    models = _cases(run_folder / "cases.json") if summary.is_simulated else {}
     experiment = read_experiment(run_folder / "experiment.toml")
     html = _template().render(
         **_scores(summary, models, samples=experiment.evaluation.bootstrap_samples),
         **_course(summary),
         **_asked(experiment, run_folder),
-        pictures=_pictures(models["global"], run_folder / "overlays"),
+        pictures=_pictures(models.get("global", ()), run_folder / "overlays"),
     )
     path = run_folder / "report.html"
     write_atomic(path, html.encode())
     return path
+
+
+def _cases(path: Path) -> dict[str, list[CaseScores]]:
+    """The scores of single cases, of the shared model at least. Raises UnreadableRunError."""
+    models = read_cases(path)
+    if not models.get("global"):
+        raise UnreadableRunError(path, "no cases of the global model")
+    return models
 
 
 def _scores(summary: Summary, models: Mapping[str, Sequence[CaseScores]], *, samples: int) -> dict[str, Any]:

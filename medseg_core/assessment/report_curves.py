@@ -12,13 +12,19 @@ from matplotlib.ticker import MaxNLocator
 from medseg_core.assessment.summary import Curves, Point, Summary
 
 TITLES = {"validation_dice": "Validation Dice", "training_loss": "Training loss"}
-NAMES = {"global": "Shared model", "local": "Each site alone (mean)", "pooled": "All data pooled"}
+NAMES = {
+    "global": "Shared model",
+    "server": "on the coordinator's cases",
+    "local": "Each site alone (mean)",
+    "pooled": "All data pooled",
+}
 COLOURS = {
     "global": "#0b5cad",
+    "server": "#0b5cad",
     "local": "#c2570c",
     "pooled": "#5b6470",
 }  # Okabe and Ito's, darkened for paper
-STYLES = {"global": "-", "local": "--", "pooled": ":"}  # apart without colour, too
+STYLES = {"global": "-", "server": "-.", "local": "--", "pooled": ":"}  # apart without colour, too
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, GRID = "#1d2733", "#dfe4ea"
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "medseg", "font.size": 8.5, "axes.edgecolor": GRID}
@@ -34,6 +40,7 @@ def draw_learning_curves(summary: Summary) -> str:
             _prepare(axes, TITLES[key])
             for model, lines in _lines(summary.curves_by_fold).items():
                 _draw(axes, model, [_values(line, key) for line in lines])
+        _draw(dice, "server", [_values(fold.shared, "server_dice") for fold in summary.curves_by_fold])
         _mark_best(dice, summary)
         if dice.has_data():
             dice.legend(

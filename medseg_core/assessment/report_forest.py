@@ -19,7 +19,7 @@ Models = Mapping[str, Sequence[CaseScores]]
 
 @dataclass(frozen=True)
 class Mark:
-    """One model's Dice and its 95 % interval; None with a single patient."""
+    """One model's Dice and its 95 % interval; None with a single patient, or where cases stayed at their sites."""
 
     model: str  # global, local or pooled
     dice: float
@@ -89,7 +89,11 @@ def _site_marks(trained: Mapping[str, ModelScores], site: str) -> Iterator[Mark]
 def _overall_marks(
     trained: Mapping[str, ModelScores], models: Models, *, seed: int, samples: int
 ) -> Iterator[Mark]:
-    cases = {"global": models["global"], "local": own_site_cases(models), "pooled": models.get("pooled", ())}
+    cases = {
+        "global": models.get("global", ()),
+        "local": own_site_cases(models),
+        "pooled": models.get("pooled", ()),
+    }
     for name, block in trained.items():
         rng = np.random.default_rng(derive_seed(seed, purpose="bootstrap"))
         dices = [case.dice for case in cases[name]]

@@ -79,21 +79,22 @@ class Absence:
 
 
 def build_matrix(summary: Summary) -> dict[str, dict[str, Cell]]:
-    """Model -> test site -> cell; the shared and the pooled model first."""
-    values = [score.dice for row in summary.cross.values() for score in row.values()]
+    """Model -> test site -> cell; the shared and the pooled model first. Empty where models stayed at home."""
+    cross = summary.cross or {}
+    values = [score.dice for row in cross.values() for score in row.values()]
     low, high = min(values, default=0.0), max(values, default=1.0)
     best = {
-        site: max((row[site].dice for row in summary.cross.values() if site in row), default=None)
+        site: max((row[site].dice for row in cross.values() if site in row), default=None)
         for site in summary.shared.sites
     }
 
     def cell(model: str, site: str) -> Cell:
-        score = summary.cross[model].get(site)
+        score = cross[model].get(site)
         dice = score.dice if score else None
         shade = (dice - low) / (high - low) if dice is not None and high > low else 0.0
         return Cell(dice, shade, model == f"local:{site}", dice is not None and dice == best[site])
 
-    order = sorted(summary.cross, key=lambda model: (model.startswith("local:"), model != "global", model))
+    order = sorted(cross, key=lambda model: (model.startswith("local:"), model != "global", model))
     return {model: {site: cell(model, site) for site in summary.shared.sites} for model in order}
 
 
@@ -101,7 +102,9 @@ def find_worst_cases(models: Mapping[str, Sequence[CaseScores]]) -> list[WorstCa
     """The cases with the lowest Dice under the shared model, lowest first."""
     own = _dice_by_case(own_site_cases(models))
     pooled = _dice_by_case(models.get("pooled", ()))
-    ranked = sorted(models["global"], key=lambda case: (case.dice, case.site, case.case_id))[:WORST_CASES]
+    ranked = sorted(models.get("global", ()), key=lambda case: (case.dice, case.site, case.case_id))[
+        :WORST_CASES
+    ]
     return [WorstCase(case, own.get(_key(case)), pooled.get(_key(case))) for case in ranked]
 
 

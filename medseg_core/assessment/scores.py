@@ -36,7 +36,7 @@ class CaseScores:
     @property
     def mean(self) -> Means:
         """Mean over the foreground labels: what is called the score of the case."""
-        return _mean_of(asdict(scores) for scores in self.labels.values())
+        return mean_of(asdict(scores) for scores in self.labels.values())
 
     @property
     def dice(self) -> float:
@@ -94,7 +94,7 @@ def read_cases(path: Path) -> dict[str, list[CaseScores]]:
 
 def mean_scores(cases: Sequence[CaseScores]) -> Means:
     """Mean of each metric over cases."""
-    return _mean_of(case.mean for case in cases)
+    return mean_of(case.mean for case in cases)
 
 
 def by_site(cases: Iterable[CaseScores]) -> dict[str, list[CaseScores]]:
@@ -118,11 +118,9 @@ def summarise(cases: Sequence[CaseScores], *, seed: int, samples: int) -> dict[s
     worst = min(sites, key=lambda site: (sites[site]["dice"], site))
     return {
         "mean": mean_scores(cases),
-        "site_mean": _mean_of(sites.values()),
+        "site_mean": mean_of(sites.values()),
         "worst_site": {"site": worst, "dice": sites[worst]["dice"]},
-        "labels": {
-            label: _mean_of(asdict(case.labels[label]) for case in cases) for label in cases[0].labels
-        },
+        "labels": {label: mean_of(asdict(case.labels[label]) for case in cases) for label in cases[0].labels},
         "sites": sites,
     }
 
@@ -179,6 +177,13 @@ def paired_difference(
     return PairedDifference(float(np.mean(differences)), low, high, len(shared), len(_patients(shared)))
 
 
+def mean_of(rows: Iterable[Mapping[str, Any]]) -> Means:
+    """Mean of each metric over the rows that define it."""
+    kept = list(rows)
+    values = {metric: [row[metric] for row in kept if row[metric] is not None] for metric in METRICS}
+    return {metric: sum(known) / len(known) if known else None for metric, known in values.items()}
+
+
 def _resampled_means(
     sums: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], *, samples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
@@ -190,10 +195,3 @@ def _resampled_means(
 def _patients(cases: Sequence[CaseScores]) -> dict[tuple[str, str], int]:
     """Number of each patient, in alphabetical order. The same identifier at two sites is two patients."""
     return {key: n for n, key in enumerate(sorted({(case.site, case.patient_id) for case in cases}))}
-
-
-def _mean_of(rows: Iterable[Mapping[str, Any]]) -> Means:
-    """Mean of each metric over the rows that define it."""
-    kept = list(rows)
-    values = {metric: [row[metric] for row in kept if row[metric] is not None] for metric in METRICS}
-    return {metric: sum(known) / len(known) if known else None for metric, known in values.items()}

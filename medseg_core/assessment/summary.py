@@ -83,6 +83,7 @@ class Point(_Part):
     training_loss: float | None
     validation_dice: float | None
     sites: dict[str, float | None] = {}  # validation Dice at each site
+    server_dice: float | None = None  # on the coordinator's own cases
 
 
 class Curves(_Part):
@@ -124,11 +125,14 @@ class Cost(_Part):
     training_s: float
     bytes_down: int
     bytes_up: int
-    peak_rss_mb: float
+    peak_rss_mb: float | None = None  # of a simulation
 
 
 class Summary(_Part):
-    """The figures of a run. With folds, `best`, `curves` and `participation` are lists, one entry a fold."""
+    """The figures of a run. With folds, `best`, `curves` and `participation` are lists, one entry a fold.
+
+    What only a simulation knows (`partition`, `device`, `cross`) is None after a run across hospitals.
+    """
 
     version_of_schema: Literal[1] = Field(alias="schema")
     run: str
@@ -136,20 +140,27 @@ class Summary(_Part):
     experiment_sha256: str
     task: str
     algorithm: str
-    partition: str
+    partition: str | None = None
     seed: int
     folds: int | None = None
     n_parameters: int
-    device: str
+    device: str | None = None
     best: Best | list[Best]
     sites: dict[str, SiteCounts]
     shared: ModelScores = Field(alias="global")
     pooled: ModelScores | None
     local: ModelScores | None
-    cross: dict[str, dict[str, CrossScore]]
+    cross: dict[str, dict[str, CrossScore]] | None = None
+    server: SiteScores | None = None  # on the coordinator's own cases
+    untested: dict[str, str] = {}  # sites without usable test scores, and why
     curves: Curves | list[Curves]
     participation: list[Round] | list[list[Round]]
     cost: Cost
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the sites were virtual: then the scores of single cases lie beside this file."""
+        return self.partition is not None
 
     @property
     def curves_by_fold(self) -> list[Curves]:

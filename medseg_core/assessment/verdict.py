@@ -56,6 +56,8 @@ def find_gains(summary: Summary, models: Mapping[str, Sequence[CaseScores]], *, 
 
 def judge(summary: Summary, gains: Gains) -> Verdict:
     """The verdict on a run."""
+    if not summary.is_simulated:
+        return _of_hospitals(summary, gains)
     compared = [
         _clause(block.mean.dice, gain, where)
         for block, gain, where in (
@@ -69,6 +71,19 @@ def judge(summary: Summary, gains: Gains) -> Verdict:
     if gains.over_local is None:
         grounds += "; no site trained alone to compare it with (run with --baselines local,pooled)"
     answer = _answer(gains.over_local) if len(summary.sites) > 1 else "One site makes no federation"
+    return Verdict(answer, f"{grounds}.", tuple(_cautions(summary, gains)))
+
+
+def _of_hospitals(summary: Summary, gains: Gains) -> Verdict:
+    """What a run across hospitals can say: how good the shared model is, and nothing of the other models."""
+    scores, worst = summary.shared.sites, summary.shared.worst_site
+    best = max(scores, key=lambda site: (scores[site].dice, site))
+    grounds = f"it reaches a Dice of {number(summary.shared.mean.dice)} over "
+    grounds += counted(sum(own.n_cases for own in scores.values()), "test case")
+    if len(scores) > 1:
+        grounds += f", from {number(worst.dice)} at {isolated(worst.site)}"
+        grounds += f" to {number(scores[best].dice)} at {isolated(best)}"
+    answer = f"One shared model from {counted(len(summary.sites), 'hospital')}"
     return Verdict(answer, f"{grounds}.", tuple(_cautions(summary, gains)))
 
 
@@ -106,10 +121,14 @@ def _cautions(summary: Summary, gains: Gains) -> Iterator[str]:
     if few:
         yield f"Fewer than {FEW_PATIENTS} test patients at {listing(few)}: intervals there are too narrow."
     yield from _absences(summary)
+    if summary.untested:
+        yield f"No test scores from {listing([isolated(site) for site in sorted(summary.untested)])}."
     n_empty = sum(scores.n_empty for scores in sites.values())
     if n_empty:
         yield f"{counted(n_empty, 'structure')} missed or invented as a whole by the shared model."
-    if summary.partition != "natural":
+    if not summary.is_simulated:
+        yield "No hospital's own model was trained beside it: whether federation pays is not answered here."
+    elif summary.partition != "natural":
         yield (
             f"The sites are virtual: one data set was divided ({summary.partition}). "
             "Real hospitals differ more, in scanners, patients and annotation."

@@ -26,9 +26,10 @@ import safetensors.numpy
 import safetensors.torch
 
 from medseg_core.cohort.loading import load_case
+from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PREPROCESSING_VERSION, PreprocessedCase, preprocess
 from medseg_core.config import Task
-from medseg_core.errors import DataError, UnusableFolderError
+from medseg_core.errors import DataError, FaultyCasesError, UnusableFolderError
 from medseg_core.files import write_synced
 from medseg_core.types import Case, Geometry
 
@@ -63,6 +64,19 @@ class Prepared:
     faults: tuple[CacheFault, ...]
     warnings: tuple[str, ...]
     n_read: int  # cases that were not in the cache
+
+
+def prepare_cohort(
+    data: Path, task: Task, folder: Path, *, threads: int, on_warning: Callable[[str], None]
+) -> list[PreprocessedCase]:
+    """Every case of a folder or manifest, in the order of their identifiers. Raises ManifestError, FaultyCasesError."""
+    cohort = read_cohort(data, task)
+    prepared = prepare_cases(cohort.cases, task, folder, threads=threads)
+    if prepared.faults:
+        raise FaultyCasesError([fault.error for fault in prepared.faults], len(cohort.cases))
+    for warning in (*cohort.warnings, *prepared.warnings):
+        on_warning(warning)
+    return sorted(prepared.cases.values(), key=lambda c: c.case.case_id)
 
 
 def prepare_cases(

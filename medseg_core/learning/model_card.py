@@ -56,7 +56,7 @@ def _limits(experiment: Experiment, summary: Mapping[str, Any]) -> str:
         "For research. Not tested for diagnosis, treatment or any other clinical decision; a person must look at every "
         "result.",
         "It knows images like those it was trained on: other scanners, protocols, patients or diseases may give wrong "
-        "results, without a warning. Score it on your own labelled images first (`medseg-simulate evaluate`).",
+        "results, without a warning. Score it on your own labelled images first (`evaluate`).",
         f"The scores below differ between sites; the lowest is {worst['site']} with Dice {_figure(worst['dice'])}.",
         "The weights were made from patients' images and may tell something about them. Treat them as you would treat "
         "the data.",
@@ -101,12 +101,17 @@ def _training(experiment: Experiment, summary: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             _table(("site: patients (cases)", *PARTS), rows),
-            f"Partition `{summary['partition']}`; rounds: {federation.rounds}, local epochs in each: "
+            f"{_partition(summary)}ounds: {federation.rounds}, local epochs in each: "
             f"{federation.local_epochs}, seed: {summary['seed']}. These are the weights of round {best['round']}, "
             f"chosen by validation Dice ({_figure(best['validation_dice'])}).",
             f"Licence of the data: {' '.join((experiment.task.licence or 'not stated').split())}.",
         ]
     )
+
+
+def _partition(summary: Mapping[str, Any]) -> str:
+    """How one data set became sites, and the first letter of the next word; real hospitals were not divided."""
+    return f"Partition `{summary['partition']}`; r" if summary.get("partition") else "R"
 
 
 def _scores(experiment: Experiment, summary: Mapping[str, Any]) -> str:

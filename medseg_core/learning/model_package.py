@@ -7,6 +7,7 @@
 | provenance.json | where it comes from, and the hashes that the first two must have |
 | README.md | the model card |
 | configs/ | the MONAI bundle: inference.json, metadata.json |
+| signature.json | of a federation: the coordinator's signature over all of them (signed_model.py) |
 """
 
 import json
@@ -33,6 +34,8 @@ from medseg_core.learning.weights import set_weights
 from medseg_core.version import commit
 
 WEIGHTS, EXPERIMENT, PROVENANCE = "model.safetensors", "experiment.toml", "provenance.json"
+CARD, INFERENCE, METADATA = "README.md", "configs/inference.json", "configs/metadata.json"
+FILES = (WEIGHTS, EXPERIMENT, CARD, INFERENCE, METADATA, PROVENANCE)
 
 
 class Provenance(Section):
@@ -94,9 +97,9 @@ def write_model(
     files = {
         WEIGHTS: save({name: np.ascontiguousarray(array) for name, array in weights.items()}),
         EXPERIMENT: experiment_toml(experiment).encode(),
-        "README.md": card.encode(),
-        "configs/inference.json": _json(inference_config(experiment)),
-        "configs/metadata.json": _json(metadata(experiment, summary)),
+        CARD: card.encode(),
+        INFERENCE: _json(inference_config(experiment)),
+        METADATA: _json(metadata(experiment, summary)),
         PROVENANCE: _json(provenance.model_dump(mode="json")),  # last: it vouches for the others
     }
     for name, data in files.items():

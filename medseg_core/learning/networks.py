@@ -7,6 +7,7 @@ module is asked for, and a process that does not build a network should not wait
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from medseg_core.config import Model, Task
@@ -74,6 +75,14 @@ def monai_definition(task: Task, model: Model) -> tuple[str, dict[str, Any]]:
 def patch_multiple(model: Model) -> int:
     """Voxels that the network's strides make into one: every spatial size must be a multiple of it."""
     return 1 if model.name == "cnn3d" else 2 ** (len(model.channels) - 1)
+
+
+def numbers_that_travel(task: Task, model: Model) -> int:
+    """Parameters and floating-point buffers of a network, counted without memory for them; raises as it does."""
+    with torch.device("meta"):
+        network = build_network(task, model, seed=0)
+    buffers = (b for b in network.buffers() if b.is_floating_point())
+    return sum(tensor.numel() for tensor in (*network.parameters(), *buffers))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -20,11 +20,13 @@ class RefusalCode(StrEnum):
     ALGORITHM_NOT_ALLOWED = "algorithm_not_allowed"
     BUDGET_SPENT = "budget_spent"
     TOO_FEW_PATIENTS = "too_few_patients"
+    NOT_RELEASED = "not_released"
     DATA_FAULT = "data_fault"
     OUT_OF_MEMORY = "out_of_memory"
     DIVERGED = "diverged"
     DEADLINE = "deadline"
     TRAINER_AWAY = "trainer_away"
+    WORKING = "working"
     INTERNAL = "internal"
 
 
@@ -43,10 +45,12 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.ALGORITHM_NOT_ALLOWED: "The site's policy refuses the algorithm or network. Change it.",
     RefusalCode.BUDGET_SPENT: "The site's budget of requests is spent. Ask it to raise the budget.",
     RefusalCode.TOO_FEW_PATIENTS: "The site has too few patients for its policy. It cannot take part.",
+    RefusalCode.NOT_RELEASED: "The site's policy keeps these figures. Ask the site, or go on without them.",
     RefusalCode.DATA_FAULT: "The site's data cannot be used as they are. The site's log names the fault.",
     RefusalCode.OUT_OF_MEMORY: "The site's device has too little memory. Lower batch size or patch size.",
     RefusalCode.DIVERGED: "The site's training ended in numbers that are not finite. Lower the learning rate.",
     RefusalCode.DEADLINE: "The work was not done before the deadline. Raise it, or look at the site's load.",
     RefusalCode.TRAINER_AWAY: "The site's trainer does not answer. The site starts it again.",
+    RefusalCode.WORKING: "The site is at work on this very request. Ask again; it trains once.",
     RefusalCode.INTERNAL: "The site met an unexpected fault. The site's log names it.",
 }

@@ -12,9 +12,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medseg_core.errors import EnrolmentError, PublicKeyError
-from medseg_core.wire.header import WIRE_VERSION, Name
+from medseg_core.errors import PublicKeyError
+from medseg_core.federation_errors import EnrolmentError
+from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import public_key_of
+from medseg_core.wire.versions import SPOKEN, VERSION_MAX
 
 DOCUMENT_BYTES_MAX = 64 * 1024
 GATEWAY_NAME = (
@@ -22,6 +24,10 @@ GATEWAY_NAME = (
 )
 _Text = Annotated[str, Field(min_length=1, max_length=16 * 1024)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
+
+
+Version = Annotated[int, Field(ge=1, le=VERSION_MAX)]
+Versions = Annotated[tuple[Version, ...], Field(min_length=1, max_length=16)]
 
 
 class _Signed(BaseModel):
@@ -58,7 +64,7 @@ class SiteRequest(_Signed):
     """What a hospital sends to take part: a name, and the public halves of its keys."""
 
     document: Literal["medseg site request"] = "medseg site request"
-    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    wire_versions: Versions = SPOKEN
     site: Name
     node_key: _Text  # EC, OpenSSH: who the node is to Flower
     certificate_request: _Text  # PKCS 10, PEM: for the client certificate of TLS
@@ -66,15 +72,14 @@ class SiteRequest(_Signed):
     @property
     def fingerprint(self) -> str:
         """What the hospital's people and the coordinator's compare: 80 bits over all keys of the site."""
-        keys = (self.signing_key, self.node_key, self.certificate_request)
-        return short_digest("\x00".join(keys).encode())
+        return fingerprint_of_keys(self.signing_key, self.node_key, self.certificate_request)
 
 
 class SiteKit(_Signed):
     """What the coordinator sends back: where to connect, whom to obey, and a certificate."""
 
     document: Literal["medseg site kit"] = "medseg site kit"
-    wire_versions: tuple[int, ...] = (WIRE_VERSION,)
+    wire_versions: Versions = SPOKEN
     federation: Name
     site: Name
     address: Address  # HOST:PORT of the gateway
@@ -104,6 +109,11 @@ def read_kit(data: bytes) -> SiteKit:
     kit = _parse(SiteKit, data)
     kit.verify()
     return kit
+
+
+def fingerprint_of_keys(signing_key: str, node_key: str, certificate_request: str) -> str:
+    """80 bits over all keys of a site, as its request states them."""
+    return short_digest("\x00".join((signing_key, node_key, certificate_request)).encode())
 
 
 def short_digest(data: bytes) -> str:

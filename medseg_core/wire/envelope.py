@@ -15,8 +15,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from medseg_core.errors import WireError
+from medseg_core.wire import versions
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import HEADER_BYTES_MAX, WIRE_VERSION, Header, may_carry_payload, parse_header
+from medseg_core.wire.header import HEADER_BYTES_MAX, Header, may_carry_payload, parse_header
 
 MAGIC = b"MEDSEG"
 SIGNATURE_BYTES = 64  # RFC 8032
@@ -60,7 +61,7 @@ class Envelope:
 
     def to_bytes(self) -> bytes:
         """The envelope as it travels; `from_bytes` of it gives the envelope again."""
-        frame = _FRAME.pack(MAGIC, WIRE_VERSION, len(self.header_bytes), len(self.payload))
+        frame = _FRAME.pack(MAGIC, self.header.wire, len(self.header_bytes), len(self.payload))
         return b"".join((frame, self.header_bytes, self.signature, self.payload))
 
     @classmethod
@@ -70,11 +71,16 @@ class Envelope:
         header_length, payload_length = _checked_lengths(view, max_bytes)
         signature_at = _FRAME.size + header_length
         payload_at = signature_at + SIGNATURE_BYTES
-        return cls(
+        envelope = cls(
             bytes(view[_FRAME.size : signature_at]),
             bytes(view[signature_at:payload_at]),
             bytes(view[payload_at : payload_at + payload_length]),
         )
+        if (framed := _FRAME.unpack_from(view)[1]) != envelope.header.wire:
+            raise WireError(
+                RefusalCode.MALFORMED, f"wire {framed} outside, {envelope.header.wire} in the header"
+            )
+        return envelope
 
 
 def split_payload(data: bytes) -> tuple[bytes, bytes]:
@@ -88,13 +94,15 @@ def split_payload(data: bytes) -> tuple[bytes, bytes]:
     return bytes(view[:payload_at]), bytes(view[payload_at:])
 
 
+def naming(header: Header, payload: bytes) -> Header:
+    """The header with length and SHA-256 of its payload filled in."""
+    sha256 = hashlib.sha256(payload).hexdigest() if payload else None
+    return header.model_copy(update={"payload_bytes": len(payload), "payload_sha256": sha256})
+
+
 def seal(header: Header, payload: bytes, private_key: Ed25519PrivateKey) -> Envelope:
-    """The signed envelope, payload length and SHA-256 filled in. Raises WireError when they disagree."""
-    named = {
-        "payload_bytes": len(payload),
-        "payload_sha256": hashlib.sha256(payload).hexdigest() if payload else None,
-    }
-    header_bytes = header.model_copy(update=named).model_dump_json().encode()
+    """The signed envelope, its payload named. Raises WireError when header and payload disagree."""
+    header_bytes = naming(header, payload).model_dump_json().encode()
     return Envelope(header_bytes, private_key.sign(_DOMAIN + header_bytes), payload)
 
 
@@ -121,8 +129,8 @@ def _checked_lengths(view: memoryview, max_bytes: int) -> tuple[int, int]:
     magic, version, header_length, payload_length = _FRAME.unpack_from(view)
     if magic != MAGIC:
         raise WireError(RefusalCode.MALFORMED, "not a medseg envelope")
-    if version != WIRE_VERSION:
-        raise WireError(RefusalCode.WIRE_VERSION, f"wire version {version}, here {WIRE_VERSION}")
+    if version not in versions.SPOKEN:
+        raise WireError(RefusalCode.WIRE_VERSION, f"wire version {version}, spoken here: {versions.SPOKEN}")
     if header_length > HEADER_BYTES_MAX:
         raise WireError(RefusalCode.TOO_LARGE, f"header of {header_length} bytes, at most {HEADER_BYTES_MAX}")
     expected = _FRAME.size + header_length + SIGNATURE_BYTES + payload_length

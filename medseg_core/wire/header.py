@@ -4,12 +4,13 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medseg_core.errors import WireError
+from medseg_core.wire import versions
 from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.versions import WIRE_VERSION
 
-WIRE_VERSION: Literal[1] = 1
 HEADER_BYTES_MAX = 1 << 20  # 4096 counts or scalars with the longest keys stay below
 ENTRIES_MAX = 4096  # a score with interval for 200 labels and 6 metrics needs 3600
 
@@ -24,17 +25,24 @@ RoundNumber = Annotated[int, Field(ge=0, le=1_000_000)]
 Attempt = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+def _spoken(version: int) -> int:
+    if version not in versions.SPOKEN:
+        raise ValueError(f"version {version}, spoken here: {versions.SPOKEN}")
+    return version
+
+
 class Header(BaseModel):
     """What an envelope says about itself. Frozen; unknown fields, text, NaN and infinity are refused.
 
     `scalars` uses None for a figure that is not defined, such as a score over no case. `counted_round` and
     `counted_attempt` name, in a train request, the last update of this site that entered the global model
-    (0, 0: none).
+    (0, 0: none). `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
+    left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    wire: Literal[1] = WIRE_VERSION
+    wire: Annotated[int, AfterValidator(_spoken)] = WIRE_VERSION
     kind: Kind
     direction: Direction
     run: Name
@@ -53,6 +61,8 @@ class Header(BaseModel):
     counted_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     split: Literal["validation", "test"] | None = None
     code: RefusalCode | None = None
+    ledger_sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None
+    ledger_head: Sha256 | None = None  # of the line with that number
 
     @model_validator(mode="after")
     def _answers_are_whole(self) -> "Header":
@@ -64,6 +74,10 @@ class Header(BaseModel):
             raise ValueError("a refusal carries its code and no figure")
         if (self.kind == "evaluate") != (self.split is not None):
             raise ValueError("split belongs to evaluate, and it needs one")
+        if (self.ledger_sequence is None) != (self.ledger_head is None):
+            raise ValueError("ledger_sequence and ledger_head go together")
+        if self.ledger_head is not None and self.direction == "request":
+            raise ValueError("ledger_head belongs to replies and refusals")
         return self
 
     @model_validator(mode="after")
@@ -86,10 +100,8 @@ class Header(BaseModel):
 
 
 def may_carry_payload(header: Header) -> bool:
-    """Tensors go down with a model and come up with a train reply; nothing else may hold any."""
-    if header.direction == "request":
-        return header.kind != "describe"
-    return header.direction == "reply" and header.kind == "train"
+    """The experiment or a model goes down, and tensors come up with a train reply; nothing else may hold any."""
+    return header.direction == "request" or (header.direction == "reply" and header.kind == "train")
 
 
 def new_nonce() -> str:
@@ -134,4 +146,4 @@ def _answer(request: Header, **fields: object) -> Header:
     return Header.model_validate({**same, "nonce": new_nonce(), "in_reply_to": request.nonce, **fields})
 
 
-_IDENTITY = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")
+_IDENTITY = ("wire", "kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")

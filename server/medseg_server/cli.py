@@ -1,9 +1,11 @@
 """`medseg-server`: the command line of the coordinator."""
 
+import json
 import signal
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]
 
 
@@ -59,11 +62,75 @@ def approve(
         typer.confirm("Does the hospital read the same fingerprint to you?", abort=True)
     elif fingerprint != found:
         raise click.UsageError(f"the request's fingerprint is {found}, not {fingerprint}")
+    before = server.roster().get(asked.site)
     enrol(server, asked)
+    if before is not None and before.fingerprint != found:
+        typer.echo(f"these keys replace {before.fingerprint}, whose certificates are revoked.")
     typer.echo(
         f"enrolled. Send {server.kit(asked.site)} to the hospital, and by another way the federation's"
     )
     typer.echo(f"fingerprint: {federation_fingerprint(server)}")
+
+
+@app.command()
+def sites(folder: Folder, as_json: AsJson = False) -> None:
+    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not."""
+    from medseg_server.flower_control import FlowerControl
+    from medseg_server.membership import connections, standings
+
+    server = ServerFolder(folder)
+    found = standings(server, connections(server, FlowerControl(server)))
+    if as_json:
+        typer.echo(json.dumps([standing.to_json() for standing in found]))
+        return
+    for standing in found:
+        until = f"until {standing.expires_at[:10]}" if standing.expires_at else "no valid certificate"
+        words = (standing.site, standing.status, standing.fingerprint, until, standing.connection or "")
+        typer.echo("  ".join(words).rstrip())
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="Name of the hospital.")],
+    as_json: AsJson = False,
+) -> None:
+    """Shut a hospital out, with every certificate that it ever had; no other is touched."""
+    from medseg_server.membership import revoke as shut_out
+
+    entry = shut_out(ServerFolder(folder), site)
+    if as_json:
+        typer.echo(json.dumps({"site": site, "revoked": [c.serial for c in entry.certificates]}))
+        return
+    typer.echo(f"{site} is revoked, with all {len(entry.certificates)} certificates that it was given.")
+    typer.echo("Its keys are never accepted again. To come back: `medseg-site init` in a new folder there,")
+    typer.echo("then medseg-server approve DIR SITE.request.json")
+
+
+@app.command()
+def renew(
+    folder: Folder,
+    site: Annotated[
+        str | None, typer.Argument(metavar="[SITE]", help="A hospital; without one: this machine's servers.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A new certificate for the same keys; nothing is interrupted. Without SITE: for gateway and superlink."""
+    from medseg_server.membership import renew as renew_site
+    from medseg_server.membership import renew_servers
+
+    server = ServerFolder(folder)
+    if site is None:
+        ends = renew_servers(server)
+        shown = [f"{name}: certificate until {end[:10]}" for name, end in ends.items()]
+        facts: dict[str, str] = ends
+    else:
+        end, kit = renew_site(server, site), server.kit(site)
+        shown = [
+            f"{site}: certificate until {end[:10]}. Send {kit} to the hospital: medseg-site join DIR KIT"
+        ]
+        facts = {"site": site, "expires_at": end, "kit": str(kit)}
+    typer.echo(json.dumps(facts) if as_json else "\n".join(shown))
 
 
 @app.command()
@@ -93,23 +160,77 @@ def run(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one line of JSON a run.")] = False,
+) -> None:
     """How far the runs are."""
     from medseg_server.runs import names
     from medseg_server.runs import status as status_of
 
     server = ServerFolder(folder)
-    for name in names(server):
-        found = status_of(server, name)
-        typer.echo(f"{name}: {found.state}, round {found.round} of {found.rounds} {found.detail}".rstrip())
+    for found in (status_of(server, name) for name in names(server)):
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            detail = f": {found.detail}" if found.detail else ""
+            typer.echo(f"{found.name}: {found.state}, round {found.round} of {found.rounds}{detail}")
 
 
-def _follow(server: ServerFolder, name: str) -> None:
-    """Print what happens in a run until it ends."""
+@app.command()
+def stop(folder: Folder, name: RunName) -> None:
+    """Stop a run after what it is doing now; it can be resumed."""
+    from medseg_server.runs import status as status_of
+    from medseg_server.runs import want
+
+    server = ServerFolder(folder)
+    want(server, name, "stopped")
+    while status_of(server, name).state == "running":
+        time.sleep(0.5)
+    typer.echo(f"run {name}: {status_of(server, name).state}")
+
+
+@app.command()
+def resume(folder: Folder, name: RunName) -> None:
+    """Let a run go on that was stopped or has failed, and follow it to its end."""
+    from medseg_server.run_store import RunStore
+    from medseg_server.runs import resume as go_on
+
+    server = ServerFolder(folder)
+    told = len(RunStore(server.run(name)).all_events())
+    go_on(server, name)
+    _follow(server, name, told=told)
+
+
+@app.command()
+def report(folder: Folder, name: RunName) -> None:
+    """Write report.html of a finished run again, from the figures in its folder."""
+    from medseg_core.assessment.report import write_report  # matplotlib: only when needed
+    from medseg_server.runs import finished
+
+    typer.echo(f"report: {write_report(finished(ServerFolder(folder), name))}")
+
+
+@app.command()
+def publish(folder: Folder, name: RunName) -> None:
+    """Send the model of a finished run again to the sites that were away; follows until it is done."""
+    from medseg_server.run_store import RunStore
+    from medseg_server.runs import finished, want
+
+    server = ServerFolder(folder)
+    store = RunStore(finished(server, name))
+    told = len(store.all_events())
+    store.event("resumed_by_hand")  # the run goes on where it ended: at its last step
+    want(server, name, "running")
+    _follow(server, name, told=told)
+
+
+def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
+    """Print what happens in a run until it ends, from the event after `told`."""
     from medseg_server.run_store import RunStore
     from medseg_server.runs import status as status_of
 
-    store, told = RunStore(server.run(name)), 0
+    store = RunStore(server.run(name))
     while True:
         state = status_of(server, name).state
         events = store.all_events()
@@ -117,6 +238,8 @@ def _follow(server: ServerFolder, name: str) -> None:
             if text := _sentence(event):
                 typer.echo(text)
         told = len(events)
+        if state == "finished":
+            typer.echo(f"report: {server.run(name) / 'report.html'}")
         if state in ("finished", "failed", "stopped"):
             raise typer.Exit(0 if state == "finished" else 1)
         time.sleep(1)
@@ -129,15 +252,19 @@ def _sentence(event: dict[str, Any]) -> str:
             return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
         case "round_finished":
             absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
-            return f"round {event['round']}: loss {event['training_loss']:.3f}{absent}"
+            loss = event["training_loss"]
+            return f"round {event['round']}: loss {'not told' if loss is None else f'{loss:.3f}'}{absent}"
         case "evaluated":
             return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
         case "tested":
             return "tested: " + ", ".join(f"{s} Dice {v['dice']:.3f}" for s, v in event["sites"].items())
-        case "failed":
-            return f"failed: {event['detail']}"
-        case "finished":
-            return "finished"
+        case "published":
+            absent = "".join(f", not to {s} ({why})" for s, why in event["absent"].items())
+            return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
+        case "failed" | "versions_differ":
+            return f"{event['event'].replace('_', ' ')}: {event['detail']}"
+        case "finished" | "stopped":
+            return str(event["event"])
     return ""
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from medseg_core.config import experiment_toml
 from medseg_core.errors import SiteAnswersError
 from medseg_server.requests import ask
 from medseg_server.run import Run
 
 Counts = Mapping[str, int]
+COUNTED = {f"{part}_{kind}" for part in ("train", "validation", "test") for kind in ("cases", "patients")}
 
 
 def describe(run: Run) -> dict[str, Counts]:
@@ -21,9 +23,9 @@ def describe(run: Run) -> dict[str, Counts]:
     attempt = run.next_attempt("describing", 0)
     headers = {site: run.header("describe", site, 0, attempt) for site in before or run.sites()}
     counts, absent = dict(before), {}
-    for answer in ask(
-        run.coordinator, run.transport, headers, b"", deadline_s=run.experiment.federation.deadline_s
-    ):
+    payload = experiment_toml(run.experiment).encode()  # a site may have agreed to its task beforehand
+    deadline_s = run.experiment.federation.deadline_s
+    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
         site = answer.site
         if answer.reply is None:
             if site not in before:
@@ -48,7 +50,7 @@ def _described_before(run: Run) -> dict[str, Counts]:
 
 def _fault(counts: Counts, before: Counts | None) -> str:
     """What is wrong with a site's counts; empty where nothing is."""
-    if counts.get("train_cases", 0) < 1 or "validation_cases" not in counts:
+    if counts.get("train_cases", 0) < 1 or COUNTED - counts.keys():
         return "bad_count"
     if before is not None and counts != before:
         return "its cases changed since the run began"

@@ -1,7 +1,9 @@
 """The global model scored at the sites: on validation after a round, on the test cases once, at the end."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from medseg_core.assessment.released import Figures, read_figures
 from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
@@ -11,6 +13,15 @@ from medseg_server.requests import ask
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Test figures that each site released, and why the others did not; and ours."""
+
+    figures: Mapping[str, Figures]
+    absent: Mapping[str, str]
+    server: Mapping[str, float | int | None] | None = None  # on the coordinator's own cases
 
 
 def evaluate_if_due(
@@ -32,6 +43,8 @@ def evaluate_if_due(
         raise SiteAnswersError("evaluate", absent)
     mean = sum(d * n_cases[s] for s, d in dice.items()) / sum(n_cases[s] for s in dice)
     record |= {"validation_dice": mean, "sites": dice, "evaluation": traffic}
+    if run.own_data is not None:
+        record["server_dice"] = run.own_data.dice(dict(state.weights))
     run.store.event("evaluated", round=state.round, absent=absent, **scores_of(record))
     prune_checkpoints(run.store.checkpoints, pinned={best_round(history)})
     run.on_round(record)
@@ -46,6 +59,33 @@ def test_chosen(run: Run, chosen_round: int, sites: tuple[str, ...]) -> dict[str
     return scores
 
 
+def test_and_read(run: Run, chosen_round: int, described: Mapping[str, Mapping[str, int]]) -> Tested:
+    """As `test_chosen`, across hospitals: what each site released, checked; a site without it is absent, with a reason.
+
+    Raises SiteAnswersError where a required site is absent, or every site.
+    """
+    state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
+    scores, absent, _ = _evaluate(run, state, "test", tuple(described))
+    figures: dict[str, Figures] = {}
+    for site, told in sorted(scores.items()):
+        counts = described[site]
+        found = read_figures(
+            told,
+            tuple(run.experiment.task.labels),
+            n_cases=counts["test_cases"],
+            n_patients=counts["test_patients"],
+        )
+        if isinstance(found, str):
+            absent[site] = found
+        else:
+            figures[site] = found
+    needed = {site: why for site, why in absent.items() if site in run.experiment.federation.required_sites}
+    if needed or not figures:
+        raise SiteAnswersError("evaluate", needed or absent)
+    own = run.own_data.scores(dict(state.weights)) if run.own_data is not None else None
+    return Tested(figures, dict(sorted(absent.items())), own)
+
+
 def best_round(history: list[Record]) -> int:
     """The round with the highest validation Dice; the first of equals."""
     scored = [r for r in history if "validation_dice" in r]
@@ -54,7 +94,8 @@ def best_round(history: list[Record]) -> int:
 
 def scores_of(record: Record | None) -> Record:
     """The scores in a round's record or in an `evaluated` event."""
-    return {k: record[k] for k in ("validation_dice", "sites", "evaluation")} if record else {}
+    kept = ("validation_dice", "sites", "evaluation", "server_dice")
+    return {k: record[k] for k in kept if k in record} if record else {}
 
 
 def _evaluate(

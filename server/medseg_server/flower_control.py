@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from medseg_core.errors import FlowerError
+from medseg_core.federation_errors import FlowerError
+from medseg_core.files import write_atomic
 from medseg_core.supervision import program
 from medseg_server.server_folder import ServerFolder
 
@@ -37,6 +39,14 @@ BUNDLE = {
 }
 
 
+@dataclass(frozen=True)
+class Node:
+    """What Flower says of a node: its identifier, and registered (never seen yet), online or offline."""
+
+    identifier: int
+    status: str
+
+
 class FlowerControl:
     """The superlink of one coordinator."""
 
@@ -59,20 +69,45 @@ class FlowerControl:
     def _bundle(self) -> Path:
         return self._folder.root / "flower" / "bundle"
 
-    def nodes(self) -> dict[str, tuple[int, str]]:
-        """Registered nodes by name: identifier and status. Raises FlowerError."""
-        listed = self._call("supernode", "list", CONNECTION)["nodes"]
-        return {node["name"]: (int(node["node-id"]), str(node["status"])) for node in listed}
+    def nodes(self) -> dict[str, Node]:
+        """Registered nodes by node key. Raises FlowerError."""
+        listed, noted = self._listed(), self._noted()
+        return {key: Node(n, listed[n]) for key, n in noted.items() if n in listed}
 
     def register(self, site: str, node_key: str) -> None:
         """Let a site's node in. Raises FlowerError."""
         path = self._home / f"{site}.pub"
         path.write_text(node_key.strip() + "\n")
-        self._call("supernode", "register", str(path), CONNECTION, "--name", site)
+        try:
+            node = int(self._call("supernode", "register", str(path), CONNECTION, "--name", site)["node-id"])
+        except FlowerError:
+            # a crash between registering and noting leaves one node in the list that nobody noted
+            lost = set(self._listed()) - set(self._noted().values())
+            if len(lost) != 1:
+                raise
+            (node,) = lost
+        write_atomic(self._notes, json.dumps({**self._noted(), node_key: node}).encode())
 
     def unregister(self, node: int) -> None:
         """Shut a node out for good: its key will never be accepted again. Raises FlowerError."""
         self._call("supernode", "unregister", str(node), CONNECTION)
+
+    def _listed(self) -> dict[int, str]:
+        """Status of each node. Flower's list tells neither names nor keys. Raises FlowerError."""
+        listed = self._call("supernode", "list", CONNECTION)["nodes"]
+        found = {int(node["node-id"]): str(node["status"]) for node in listed}
+        return {node: status for node, status in found.items() if status != "unregistered"}
+
+    def _noted(self) -> dict[str, int]:
+        """Which node has which key."""
+        try:
+            return {str(key): int(node) for key, node in json.loads(self._notes.read_bytes()).items()}
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def _notes(self) -> Path:
+        return self._folder.root / "flower" / "nodes.json"
 
     def start(self, run: str) -> str:
         """Start a Flower run that conducts our run; returns Flower's identifier. Raises FlowerError."""

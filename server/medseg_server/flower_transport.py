@@ -4,6 +4,7 @@ Flower's nodes are sites by the name under which the coordinator registered them
 believed here: the round loop checks the envelope's signature.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,32 +12,53 @@ from dataclasses import dataclass, field
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
+from medseg_core.wire.versions import VERSION_MAX
 from medseg_server.transport import Delivery
 
 POLL_S = 0.25
 LOOK_FOR_SITES_S = 2.0  # between looks at who is connected
 ASK_AGAIN_S = 3.0  # after a failure that may pass: a restart takes seconds
+REPEAT_S = 30.0  # without an answer, doubled each time: Flower may lose a reply without a word
+REPEAT_S_MAX = 600.0
+PULL_S = 15.0  # then a pull goes on aside: of a reply that was cut off on its way, Flower waits minutes for the rest
 PASSING = {RefusalCode.TRAINER_AWAY}  # codes of a relay whose site mends itself
 NOT_CONNECTED = "not_connected"
 SITE_FAILED = "site_process_failed"  # Flower's word for it: an error in place of a reply
 
 
 @dataclass
+class _Waiting:
+    """A site that has not answered: when it is asked next, and what came of it last."""
+
+    repeat_s: float
+    ask_at: float = 0.0
+    reason: str = NOT_CONNECTED
+
+
+@dataclass
 class _Open:
-    """Sites of one exchange that have not answered."""
+    """What is open in one exchange."""
 
+    waiting: dict[str, _Waiting]
     asked: dict[str, str] = field(default_factory=dict)  # message id: site
-    to_ask: dict[str, float] = field(default_factory=dict)  # site: not before
-    reasons: dict[str, str] = field(default_factory=dict)  # site: what came of it last
+    aside: dict[str, "_Pull"] = field(default_factory=dict)  # message id: what takes long
 
-    def ask_again(self, site: str, reason: str) -> None:
-        self.to_ask[site], self.reasons[site] = time.monotonic() + ASK_AGAIN_S, reason
+    def answered(self, site: str) -> None:
+        """No further reply of this site is of interest."""
+        del self.waiting[site]
+        self.asked = {identifier: other for identifier, other in self.asked.items() if other != site}
+        self.aside = {identifier: pull for identifier, pull in self.aside.items() if identifier in self.asked}
 
 
 class FlowerTransport:
-    """Carries envelopes to the sites that are connected, or become so before the deadline."""
+    """Carries envelopes to the sites that are connected, or become so before the deadline.
+
+    `on_waiting` is told who is missing; `on_versions` of a site that does not speak our wire version, with those that
+    it speaks. Raises RunStoppedError wherever it waits, once `is_stopped`.
+    """
 
     def __init__(
         self,
@@ -45,8 +67,11 @@ class FlowerTransport:
         wait_for: tuple[str, ...],
         wait_s: float,
         on_waiting: Callable[[tuple[str, ...]], None] = lambda missing: None,
+        on_versions: Callable[[str, tuple[int, ...]], None] = lambda site, spoken: None,
+        is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._grid, self._wait_for, self._wait_s, self._on_waiting = grid, wait_for, wait_s, on_waiting
+        self._on_versions, self._is_stopped = on_versions, is_stopped
 
     def sites(self) -> tuple[str, ...]:
         """Sites that are connected; waits up to `wait_s` for those that are enrolled."""
@@ -59,49 +84,112 @@ class FlowerTransport:
             if missing != told:
                 self._on_waiting(missing)
                 told = missing
-            time.sleep(LOOK_FOR_SITES_S)
+            self._wait(LOOK_FOR_SITES_S)
 
     def exchange(self, requests: Mapping[str, bytes], deadline_s: float) -> Iterator[Delivery]:
-        """Send, then deliver as replies come. A site that fails, or is away, is asked again until the deadline."""
+        """Send, then deliver as replies come. A site that fails, is away or silent is asked again until the deadline.
+
+        A site answers a repeated request with the stored reply, or says that it is at work on it.
+        """
         end = time.monotonic() + deadline_s
-        still = _Open(to_ask=dict.fromkeys(requests, 0.0), reasons=dict.fromkeys(requests, NOT_CONNECTED))
-        while (still.asked or still.to_ask) and time.monotonic() < end:
+        still = _Open({site: _Waiting(REPEAT_S) for site in requests})
+        while still.waiting and time.monotonic() < end:
             self._ask(still, requests, end)
             yield from self._answers(still)
-            time.sleep(POLL_S)
-        for site in sorted({*still.asked.values(), *still.to_ask}):
-            reason = still.reasons[site] if site in still.to_ask else str(RefusalCode.DEADLINE)
-            yield Delivery(site, None, reason)
+            self._wait(POLL_S)
+        for site, waiting in sorted(still.waiting.items()):
+            yield Delivery(site, None, waiting.reason)
+
+    def _wait(self, seconds: float) -> None:
+        if self._is_stopped():
+            raise RunStoppedError
+        time.sleep(seconds)
 
     def _connected(self) -> dict[str, int]:
         """Node of each site that is online."""
         return {node.name: node.node_id for node in self._grid.get_nodes()}
 
     def _ask(self, still: _Open, requests: Mapping[str, bytes], end: float) -> None:
-        """Send to those whose turn it is; who is not connected gets another turn."""
-        due = [site for site, not_before in still.to_ask.items() if not_before <= time.monotonic()]
+        """Send to those whose turn it is; who is not connected gets another turn.
+
+        A repeat expires when the next one is due: a node that is busy takes one message after the other, and would work
+        through all repeats when the round is long over.
+        """
+        now = time.monotonic()
+        due = {site: waiting for site, waiting in still.waiting.items() if waiting.ask_at <= now}
         nodes = self._connected() if due else {}
-        for site in due:
+        for site, waiting in due.items():
             if site not in nodes:
-                still.to_ask[site] = time.monotonic() + LOOK_FOR_SITES_S
+                waiting.ask_at, waiting.reason = now + LOOK_FOR_SITES_S, NOT_CONNECTED
                 continue
-            message = _message(requests[site], nodes[site], ttl_s=max(1.0, end - time.monotonic()))
-            (identifier,) = self._grid.push_messages([message])
-            still.asked[identifier] = site
-            del still.to_ask[site]
+            ttl_s = min(waiting.repeat_s, end - now) if site in still.asked.values() else end - now
+            message = _message(requests[site], nodes[site], ttl_s=max(1.0, ttl_s))
+            pushed = list(self._grid.push_messages([message]))
+            if pushed in ([], [None]):
+                waiting.ask_at, waiting.reason = now + ASK_AGAIN_S, SITE_FAILED
+                continue
+            still.asked[pushed[0]] = site
+            waiting.ask_at, waiting.reason = now + waiting.repeat_s, str(RefusalCode.DEADLINE)
+            waiting.repeat_s = min(2 * waiting.repeat_s, REPEAT_S_MAX)
 
     def _answers(self, still: _Open) -> Iterator[Delivery]:
-        """Replies that are there, each pulled alone: one update in memory at a time."""
+        """Replies that are there, pulled one by one: one update in memory at a time, but for what takes long."""
         for identifier in tuple(still.asked):
-            for reply in self._grid.pull_messages([identifier]):
-                site = still.asked.pop(identifier)
-                envelope, code = _content(reply)
-                if envelope is not None:
-                    yield Delivery(site, envelope)
-                elif code in PASSING or code == SITE_FAILED:
-                    still.ask_again(site, code)
-                else:
-                    yield Delivery(site, None, code)
+            if identifier not in still.asked:
+                continue  # of a site that has just answered
+            pull = still.aside.pop(identifier, None)
+            limit_s = PULL_S if pull is None else 0.0
+            pull = pull or _Pull(self._grid, identifier)
+            if pull.is_done(limit_s):
+                yield from self._replies(still, identifier, pull)
+            else:
+                still.aside[identifier] = pull
+
+    def _replies(self, still: _Open, identifier: str, pull: "_Pull") -> Iterator[Delivery]:
+        """What came of one message; nothing where there is no answer yet, or the site will be asked again."""
+        for reply in pull.replies():
+            site = still.asked.pop(identifier)
+            envelope, code = _content(reply)
+            if code == RefusalCode.WORKING:
+                continue
+            if code in PASSING or code == SITE_FAILED:
+                if site in still.asked.values():
+                    continue  # another message is with the site: this one was a repeat, or will be repeated
+                still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
+                still.waiting[site].reason = code
+                continue
+            if code == RefusalCode.WIRE_VERSION:
+                self._on_versions(site, _spoken_in(reply))
+            still.answered(site)
+            yield Delivery(site, envelope, code)
+
+
+class _Pull:
+    """One look for replies to a message, in a thread: Flower cannot be told to stop waiting."""
+
+    def __init__(self, grid: Grid, identifier: str) -> None:
+        self._found: list[Message] = []
+        self._error: Exception | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(grid, identifier), daemon=True).start()
+
+    def is_done(self, within_s: float) -> bool:
+        """Whether the look is over, now or soon."""
+        return self._done.wait(within_s)
+
+    def replies(self) -> list[Message]:
+        """What was found. Raises what Flower raised."""
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+    def _run(self, grid: Grid, identifier: str) -> None:
+        try:
+            self._found = list(grid.pull_messages([identifier]))
+        except Exception as error:
+            self._error = error
+        finally:
+            self._done.set()
 
 
 def _message(request: bytes, node: int, *, ttl_s: float) -> Message:
@@ -131,3 +219,10 @@ def _code_in(reply: Message) -> str:
         return str(RefusalCode(str(record.get("code", ""))))
     except ValueError:
         return str(RefusalCode.MALFORMED)
+
+
+def _spoken_in(reply: Message) -> tuple[int, ...]:
+    """The wire versions that a relay says its site speaks; none where it says nothing sensible."""
+    spoken = reply.content.config_records["relay"].get("spoken", [])
+    numbers = spoken if isinstance(spoken, list) else []
+    return tuple(v for v in numbers[:16] if isinstance(v, int) and 0 < v <= VERSION_MAX)

@@ -1,16 +1,16 @@
 """The gateway: nginx in front of Flower's superlink. What is written for it, and when it reads it again."""
 
 import base64
-import contextlib
-import os
-import signal
+import datetime as dt
 from importlib import resources
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from medseg_core.files import write_atomic
-from medseg_server.certificates import revocations
+from medseg_core.supervision import reload_nginx
+from medseg_server.certificates import REVOCATIONS_DAYS, revocations
 from medseg_server.enrolling import open_authority
 from medseg_server.server_folder import ServerFolder
 
@@ -30,16 +30,26 @@ def write_gateway(folder: ServerFolder) -> Path:
 
 def write_admission(folder: ServerFolder) -> None:
     """Which certificate may speak for which node key, and which certificates are revoked."""
-    lines = [_binding(e.certificate_serial, e.node_key) for e in folder.enrolled().values()]
+    entries = folder.roster().values()
+    lines = [_binding(c.serial, e.node_key) for e in entries for c in e.valid_certificates]
     write_atomic(folder.root / "run" / "gateway.bindings", "".join(lines).encode())
-    revoked = [int(e.certificate_serial) for e in folder.roster().values() if e.status == "revoked"]
+    revoked = [int(c.serial) for e in entries for c in e.certificates if c.status == "revoked"]
     write_atomic(folder.authority("crl"), revocations(open_authority(folder), revoked))
+
+
+def revocations_end_soon(folder: ServerFolder) -> bool:
+    """Whether the list of revoked certificates should be signed anew: half its time is over, or it cannot be read."""
+    try:
+        crl = x509.load_pem_x509_crl(folder.authority("crl").read_bytes())
+    except (OSError, ValueError):
+        return True
+    end = crl.next_update_utc
+    return end is None or end - dt.datetime.now(dt.UTC) < dt.timedelta(days=REVOCATIONS_DAYS / 2)
 
 
 def reload_gateway(folder: ServerFolder) -> None:
     """Have a running nginx read again who may come in."""
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(int((folder.root / "run" / "gateway.pid").read_text()), signal.SIGHUP)
+    reload_nginx(folder.root / "run" / "gateway.pid")
 
 
 def _binding(serial: str, node_key: str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -17,10 +17,11 @@ _REPEATED = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha2
 
 @dataclass(frozen=True)
 class Coordinator:
-    """Who asks, and whose replies count: one public key a site."""
+    """Who asks, and whose replies count: one public key a site, and the wire version to use with it if not ours."""
 
     key: Ed25519PrivateKey
     roster: Mapping[str, Ed25519PublicKey]
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

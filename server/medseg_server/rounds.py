@@ -24,7 +24,16 @@ from medseg_server.evaluating import best_round, evaluate_if_due, scores_of, tes
 from medseg_server.requests import Answer, ask
 from medseg_server.run import Record, Run
 
-__all__ = ["Run", "Trained", "choose_participants", "describe", "model_spec", "test_chosen", "train"]
+__all__ = [
+    "Run",
+    "Trained",
+    "choose_participants",
+    "describe",
+    "model_spec",
+    "recall",
+    "test_chosen",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,14 @@ def train(run: Run) -> Trained:
     best = best_round(history)
     run.store.event("trained", best_round=best, rounds=state.round)
     return Trained(run.identifier, best, tuple(history), described)
+
+
+def recall(run: Run) -> Trained:
+    """What `train` gave when it ended, from the run's folder alone: nobody is asked."""
+    algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
+    _, history = _restore(run, algorithm, spec)
+    (described, *_) = run.store.events("described")
+    return Trained(run.identifier, best_round(history), tuple(history), described["sites"])
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:
@@ -186,22 +203,27 @@ def _contribution(answer: Answer) -> Record:
     """What the record of a round says about a site that contributed."""
     assert answer.reply is not None
     header = answer.reply.header
+    ledger = (
+        {} if header.ledger_head is None else {"ledger_head": header.ledger_head}
+    )  # a simulated site has none
     return {
         "cases": header.counts["cases"],
         "steps": header.counts.get("steps", 0),
-        "loss": header.scalars.get("loss") or 0.0,
+        "loss": header.scalars.get("loss"),  # None where a site keeps its figures of training
         "training_s": header.scalars.get("training_s") or 0.0,
         "seconds": round(answer.seconds, 3),
         "bytes_up": answer.bytes_up,
         "bytes_down": answer.bytes_down,
         "update_norm": header.scalars.get("update_norm"),
+        **ledger,
     }
 
 
 def _participation(contributed: Mapping[str, Record], absent: Mapping[str, str]) -> Record:
-    """Who took part in a round, who did not and why, and the loss: a mean over the cases that were counted."""
-    n_cases = sum(facts["cases"] for facts in contributed.values())
-    loss = sum(facts["loss"] * facts["cases"] for facts in contributed.values())
+    """Who took part in a round, who did not and why, and the loss: a mean over the cases of the sites that tell it."""
+    told = [facts for facts in contributed.values() if facts["loss"] is not None]
+    n_cases = sum(facts["cases"] for facts in told)
+    loss = sum(facts["loss"] * facts["cases"] for facts in told)
     return {
         "training_loss": loss / n_cases if n_cases else None,
         "contributed": dict(sorted(contributed.items())),

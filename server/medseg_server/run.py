@@ -6,6 +6,8 @@ from typing import Any
 
 from medseg_core.config import Experiment, experiment_sha256
 from medseg_core.wire.header import Header, Kind, new_nonce
+from medseg_core.wire.versions import WIRE_VERSION
+from medseg_server.own_data import OwnData
 from medseg_server.requests import Coordinator
 from medseg_server.run_store import RunStore
 from medseg_server.transport import Transport
@@ -23,10 +25,12 @@ class Run:
     transport: Transport
     store: RunStore
     on_round: Callable[[Record], None] = field(default=lambda record: None)
+    own_data: OwnData | None = None
 
     def header(self, kind: Kind, site: str, round_number: int, attempt: int, **more: Any) -> Header:
         """A request's header."""
         return Header(
+            wire=self.coordinator.versions.get(site, WIRE_VERSION),
             kind=kind,
             direction="request",
             run=self.identifier,

@@ -4,11 +4,13 @@ import datetime as dt
 import json
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from medseg_core.config import Experiment, read_experiment
-from medseg_core.errors import UnknownRunError
+from medseg_core.federation_errors import FinishedRunError, UnfinishedRunError, UnknownRunError
 from medseg_core.files import is_in_use, write_atomic
+from medseg_server.own_data import open_own_data
 from medseg_server.run import Run
 from medseg_server.run_store import RunStore
 from medseg_server.server_folder import ServerFolder
@@ -44,6 +46,22 @@ def want(folder: ServerFolder, name: str, wanted: Literal["running", "stopped"])
     write_atomic(folder.run(name) / "wanted.json", json.dumps({"wanted": wanted}).encode())
 
 
+def is_stopped(folder: ServerFolder, name: str) -> bool:
+    """Whether a run shall not go on for now."""
+    wanted = json.loads((folder.run(name) / "wanted.json").read_bytes())["wanted"]
+    return bool(wanted == "stopped")
+
+
+def resume(folder: ServerFolder, name: str) -> None:
+    """Let a run go on that was stopped or has failed. Raises UnknownRunError, FinishedRunError."""
+    found = status(folder, name)
+    if found.state == "finished":
+        raise FinishedRunError(name)
+    if found.state == "failed":
+        RunStore(folder.run(name)).event("resumed_by_hand")
+    want(folder, name, "running")
+
+
 def names(folder: ServerFolder) -> tuple[str, ...]:
     """Every run, oldest first."""
     found = (folder.root / "runs").glob("*/experiment.toml")
@@ -57,7 +75,6 @@ def status(folder: ServerFolder, name: str) -> RunStatus:
     store = RunStore(folder.run(name))
     done = max((e["round"] for e in store.events("round_finished")), default=0)
     rounds = read_experiment(store.folder / "experiment.toml").federation.rounds
-    wanted = json.loads((store.folder / "wanted.json").read_bytes())["wanted"]
     last = [e for e in store.all_events() if e["event"] in ("failed", "resumed_by_hand", "finished")]
     if last and last[-1]["event"] == "finished":
         return RunStatus(name, "finished", done, rounds)
@@ -65,11 +82,25 @@ def status(folder: ServerFolder, name: str) -> RunStatus:
         return RunStatus(name, "failed", done, rounds, last[-1]["detail"])
     if is_in_use(store.folder):
         return RunStatus(name, "running", done, rounds)
-    return RunStatus(name, "stopped" if wanted == "stopped" else "waiting", done, rounds)
+    return RunStatus(name, "stopped" if is_stopped(folder, name) else "waiting", done, rounds)
+
+
+def finished(folder: ServerFolder, name: str) -> Path:
+    """The folder of a run that left its outcome. Raises UnknownRunError, UnfinishedRunError."""
+    found = status(folder, name)
+    if not (folder.run(name) / "summary.json").is_file():
+        raise UnfinishedRunError(name, found.state)
+    return folder.run(name)
 
 
 def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:
-    """A run to go on with."""
+    """A run to go on with. Raises ManifestError, FaultyCasesError for the coordinator's own cases."""
     store = RunStore(folder.run(name))
     experiment = read_experiment(store.folder / "experiment.toml")
-    return Run(name, experiment, folder.coordinator(), transport, store)
+    own_data = open_own_data(
+        experiment,
+        base=folder.root,
+        cache=folder.root / "cache",
+        on_warning=lambda text: store.event("warning", detail=text),
+    )
+    return Run(name, experiment, folder.coordinator(), transport, store, own_data=own_data)

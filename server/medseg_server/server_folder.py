@@ -4,15 +4,16 @@ server.toml            name, address, ports; for people to edit
 keys/signing.key       signs every request; its fingerprint is what hospitals compare
 authority/             certificate authority of the federation, and the list of revoked certificates
 gateway/, superlink/   certificates and keys of the two servers
-roster.json            who may take part
+roster.json            who may take part, and every certificate that was given out
 kits/                  what was sent to each site
 runs/NAME/             one run each
 flower/                state of Flower's processes
 logs/, run/            of the processes that `up` keeps running
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,11 +21,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medseg_core.config import Section, parse_document, read_toml
-from medseg_core.errors import NoServerFolderError, RosterError
-from medseg_core.files import write_atomic
-from medseg_core.wire.enrolment import Address
+from medseg_core.federation_errors import NoServerFolderError, RosterError
+from medseg_core.files import sole_use, write_atomic
+from medseg_core.wire.enrolment import Address, Versions, fingerprint_of_keys
 from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import load_key, public_key_of
+from medseg_core.wire.versions import SPOKEN, newest_common
 from medseg_server.requests import Coordinator
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -41,6 +43,16 @@ class ServerSettings(Section):
     superlink_port: Port  # on loopback
 
 
+class Certificate(BaseModel):
+    """A certificate that a site was given. It stays in the roster for good: a forgotten one could not be revoked."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    serial: str  # decimal
+    expires_at: str  # ISO 8601
+    status: Literal["valid", "revoked"] = "valid"
+
+
 class Enrolled(BaseModel):
     """One site in the roster."""
 
@@ -49,9 +61,27 @@ class Enrolled(BaseModel):
     site: Name
     signing_key: str
     node_key: str  # OpenSSH
-    certificate_serial: str  # decimal
+    certificate_request: str  # PEM: holds the public key that certificates are for
+    wire_versions: Versions = SPOKEN
+    certificates: tuple[Certificate, ...]  # oldest first
+    retired_node_keys: tuple[str, ...] = ()  # Flower accepts none of them again
     status: Literal["enrolled", "revoked"] = "enrolled"
     enrolled_at: str  # ISO 8601
+
+    @property
+    def fingerprint(self) -> str:
+        """What was compared when the site was enrolled."""
+        return fingerprint_of_keys(self.signing_key, self.node_key, self.certificate_request)
+
+    @property
+    def valid_certificates(self) -> tuple[Certificate, ...]:
+        """Those that are not revoked; some may have expired."""
+        return tuple(c for c in self.certificates if c.status == "valid")
+
+    @property
+    def all_revoked(self) -> tuple[Certificate, ...]:
+        """Every certificate of the site, revoked."""
+        return tuple(c.model_copy(update={"status": "revoked"}) for c in self.certificates)
 
 
 _ROSTER = TypeAdapter(list[Enrolled])
@@ -108,11 +138,27 @@ class ServerFolder:
         entries = [entry.model_dump() for _, entry in sorted(roster.items())]
         write_atomic(self.root / "roster.json", (json.dumps(entries, indent=2) + "\n").encode())
 
+    @contextlib.contextmanager
+    def changing_roster(self) -> Iterator[dict[str, Enrolled]]:
+        """The roster to change, written at the end; one command at a time, so that no change is lost.
+
+        Raises RosterError, BusyFolderError.
+        """
+        with sole_use(self.root / "authority"):
+            roster = self.roster()
+            yield roster
+            self.write_roster(roster)
+
     def enrolled(self) -> dict[str, Enrolled]:
         """Sites that may take part now."""
         return {site: entry for site, entry in self.roster().items() if entry.status == "enrolled"}
 
     def coordinator(self) -> Coordinator:
-        """Who asks, and whose replies count."""
-        keys = {site: public_key_of(entry.signing_key) for site, entry in self.enrolled().items()}
-        return Coordinator(load_key(self.signing_key), keys)
+        """Who asks, and whose replies count. Raises WireVersionsError: a site speaks none of our wire versions."""
+        enrolled = self.enrolled()
+        keys = {site: public_key_of(entry.signing_key) for site, entry in enrolled.items()}
+        versions = {
+            site: newest_common(entry.wire_versions, us="the coordinator", them=site)
+            for site, entry in enrolled.items()
+        }
+        return Coordinator(load_key(self.signing_key), keys, versions)

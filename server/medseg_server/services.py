@@ -5,16 +5,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from medseg_core.errors import FlowerError
+from medseg_core.errors import MedsegError
 from medseg_core.files import write_private
 from medseg_core.supervision import Service, Supervisor, nginx, program
 from medseg_server.flower_control import QUIET, FlowerControl
-from medseg_server.gateway import reload_gateway, write_admission, write_gateway
+from medseg_server.gateway import reload_gateway, revocations_end_soon, write_admission, write_gateway
 from medseg_server.runs import names, status
 from medseg_server.server_folder import ServerFolder
 
 FOLDER_VARIABLE = "MEDSEG_SERVER"
 LOOK_S = 2.0
+PROMPT = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}  # s; on loopback. Flower's own second adds to every run
 START_AGAIN_S = 45.0  # a ServerApp takes its run's folder within seconds; one that has not by then is dead
 
 OnState = Callable[[str, str], None]
@@ -42,7 +43,7 @@ def server_units(folder: ServerFolder) -> list[list[Service]]:
     ]
 
     def home(name: str) -> dict[str, str]:
-        return {**QUIET, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
+        return {**QUIET, **PROMPT, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
 
     gateway = nginx(write_gateway(folder).absolute(), root / "logs" / "gateway.error.log")
     return [
@@ -57,49 +58,77 @@ def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> Non
     control = FlowerControl(folder)
     control.prepare()
     supervisor = Supervisor(server_units(folder), folder.root, on_state=on_state)
-    steward = threading.Thread(target=Steward(folder, control, on_state).run, args=(stop,), name="steward")
-    steward.start()
+    steward = Steward(folder, control, on_state, supervisor.restart)
+    thread = threading.Thread(target=steward.run, args=(stop,), name="steward")
+    thread.start()
     try:
         supervisor.run(stop)
     finally:
         stop.set()
-        steward.join()
+        thread.join()
 
 
 class Steward:
-    """Registers who was enrolled, shuts out who was revoked, starts the runs that are wanted."""
+    """Registers who was enrolled, shuts out who was revoked, renews what expires, starts the runs that are wanted."""
 
-    def __init__(self, folder: ServerFolder, control: FlowerControl, on_state: OnState) -> None:
-        self._folder, self._control, self._on_state = folder, control, on_state
+    def __init__(
+        self, folder: ServerFolder, control: FlowerControl, on_state: OnState, restart: Callable[[str], None]
+    ) -> None:
+        self._folder, self._control, self._on_state, self._restart = folder, control, on_state, restart
+        self._certificates = _certificates(folder)
         self._registered_as: object = None
         self._started: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Look, do, wait; a superlink that does not answer is tried again."""
+        """Look, do, wait; what fails is said and tried again."""
         while not stop.wait(LOOK_S):
             try:
-                self._register()
-                self._start_runs()
-            except FlowerError as error:
-                self._on_state("flower", str(error))
+                self.look()
+            except MedsegError as error:
+                self._on_state("steward", str(error))
                 stop.wait(LOOK_S)
+
+    def look(self) -> None:
+        """Do once what is to be done. Raises FlowerError."""
+        self._renew_revocations()
+        self._read_certificates()
+        self._register()
+        self._start_runs()
 
     def _register(self) -> None:
         """Bring Flower's nodes and the gateway's bindings in line with the roster, if that has changed."""
         roster = self._folder.roster()
         if roster == self._registered_as:
             return
-        nodes = self._control.nodes()
-        for site, entry in roster.items():
-            if entry.status == "enrolled" and site not in nodes:
-                self._control.register(site, entry.node_key)
-                self._on_state(site, "registered")
-            elif entry.status == "revoked" and site in nodes:
-                self._control.unregister(nodes[site][0])
-                self._on_state(site, "revoked")
-        write_admission(self._folder)
+        write_admission(self._folder)  # before Flower is asked: who was shut out is out at once
         reload_gateway(self._folder)
+        nodes = self._control.nodes()
+        entitled = {e.node_key: site for site, e in roster.items() if e.status == "enrolled"}
+        for node_key, node in nodes.items():
+            if node_key not in entitled:
+                self._control.unregister(node.identifier)
+                self._on_state("steward", f"node {node.identifier} is shut out")
+        for node_key, site in entitled.items():
+            if node_key not in nodes:
+                self._control.register(site, node_key)
+                self._on_state(site, "registered")
         self._registered_as = roster
+
+    def _renew_revocations(self) -> None:
+        """Sign the list of revoked certificates anew in time: with one that has expired nobody would be let in."""
+        if revocations_end_soon(self._folder):
+            write_admission(self._folder)
+            reload_gateway(self._folder)
+            self._on_state("gateway", "the list of revoked certificates is renewed")
+
+    def _read_certificates(self) -> None:
+        """Have the servers use certificates that were renewed; the runs go on."""
+        found = _certificates(self._folder)
+        if found != self._certificates:
+            self._certificates = found
+            reload_gateway(self._folder)
+            self._restart("superlink")
+            self._on_state("gateway", "has new certificates, and so has the superlink")
 
     def _start_runs(self) -> None:
         """Start the Flower run of each run that is wanted and that no process conducts."""
@@ -111,3 +140,8 @@ class Steward:
             self._control.start(name)
             self._started[name] = time.monotonic()
             self._on_state(name, "started")
+
+
+def _certificates(folder: ServerFolder) -> list[bytes]:
+    """Of gateway and superlink, as they lie on disk."""
+    return [folder.server(name, "crt").read_bytes() for name in ("gateway", "superlink")]

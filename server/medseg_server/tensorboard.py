@@ -21,10 +21,13 @@ class TensorBoard:
         if "validation_dice" in record:
             figures = {"validation_dice/mean": record["validation_dice"]}
             figures |= {f"validation_dice/{site}": dice for site, dice in record["sites"].items()}
+            figures["server_dice"] = record.get("server_dice")
         else:
             figures = {"training_loss/mean": record["training_loss"]}
             figures |= {f"training_loss/{s}": c["loss"] for s, c in record["contributed"].items()}
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        values = [
+            Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items() if value is not None
+        ]
         writer = self._writer(model)
         writer.add_event(Event(wall_time=time.time(), step=record["round"], summary=Summary(value=values)))
         writer.flush()

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.assessment.scores import CaseScores
 from medseg_core.config import Experiment, Tuned, experiment_sha256
 from medseg_core.wire.signatures import make_key
+from medseg_server.own_data import OwnData
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
@@ -80,15 +82,18 @@ def run_fold(
     compute: Compute,
     resume: bool,
     watch: FoldWatch,
+    own_data: OwnData | None = None,
 ) -> FoldResult:
-    """Train the federation and its baselines, then score each chosen model once on every site's test cases."""
+    """Train the federation and its baselines, then score each chosen model once on every site's test cases.
+
+    The global model is scored on `own_data` too, each round.
+    """
     plans = plan_models(experiment, data)
     clock, stop = _Clock(), threading.Event()
 
     def train_one(plan: ModelPlan) -> Trained:
-        return train(
-            _open(plan, plan.data, folder, compute, stop=stop, resume=resume, on_round=watch.on_round)
-        )
+        run = _open(plan, plan.data, folder, compute, stop=stop, resume=resume, on_round=watch.on_round)
+        return train(replace(run, own_data=own_data if plan.name == "global" else None))
 
     watch.on_stage("training")
     with clock.of("global"):
@@ -168,8 +173,9 @@ def _open(
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
         site: Trainer(
-            SiteIdentity(site, site_keys[site], coordinator_key.public_key()),
+            SiteIdentity(site, coordinator_key.public_key()),
             SiteState(folder / "sites" / site),
+            EgressGuard(site_keys[site]),
             approved={experiment_sha256(plan.experiment): plan.experiment},
             data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
             device=compute.device,

@@ -18,7 +18,7 @@ from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
 from medseg_core.learning.networks import patch_multiple
-from medseg_server.rounds import model_spec
+from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.fold import Compute, FoldResult, FoldWatch, run_fold, run_identifier
@@ -77,9 +77,10 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
         store.event("started", version=medseg_core.__version__)
         for warning in sites.warnings:
             watch.on_warning(warning)
-        results = [_fold(experiment, sites, place, fold, watch) for fold in _folds(experiment)]
+        own_data = open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning)
+        results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
         watch.on_stage("writing the report")
-        return _write(experiment, place, results)
+        return _write(experiment, place, results, own_data)
 
 
 def _import_slow_modules() -> None:
@@ -105,7 +106,12 @@ def _folds(experiment: Experiment) -> Sequence[Fold | None]:
 
 
 def _fold(
-    experiment: Experiment, sites: VirtualSites, place: Place, fold: Fold | None, watch: Watch
+    experiment: Experiment,
+    sites: VirtualSites,
+    place: Place,
+    fold: Fold | None,
+    watch: Watch,
+    own_data: OwnData | None,
 ) -> FoldResult:
     """Train and test one split, in the run folder or in `folds/N` of it."""
     data = sites.split(experiment, fold)
@@ -129,12 +135,15 @@ def _fold(
             compute=place.compute,
             resume=place.resume or fold is None,
             watch=FoldWatch(on_round, watch.on_stage),
+            own_data=own_data,
         )
     finally:
         board.close()
 
 
-def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) -> dict[str, Any]:
+def _write(
+    experiment: Experiment, place: Place, results: Sequence[FoldResult], own_data: OwnData | None
+) -> dict[str, Any]:
     """Scores, model, report."""
     from medseg_core.assessment.report import write_report  # matplotlib: only now, and only here
 
@@ -145,12 +154,9 @@ def _write(experiment: Experiment, place: Place, results: Sequence[FoldResult]) 
             write_atomic(place.out / "overlays" / f"{case_id}.npz", picture)
     first = place.out if experiment.simulation.folds is None else place.out / "folds" / "0"
     best = load_checkpoint(first / "checkpoints" / f"round_{results[0].trained['global'].best_round:04d}")
-    summary = summarise_run(
-        experiment,
-        results,
-        n_parameters=model_spec(experiment).n_parameters,
-        device=str(place.compute.device),
-    )
+    summary = summarise_run(experiment, results, device=str(place.compute.device))
+    if own_data is not None:
+        summary["server"] = own_data.scores(dict(best.state.weights))
     baseline_s = sum(result.baseline_s for result in results)
     summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
     write_model(place.out / "model", experiment, best.state.weights, summary)

@@ -1,18 +1,18 @@
 """A coordinator and two hospitals as processes over mutual TLS, from nothing to a model: that of the simulation."""
 
 import csv
-import re
-import signal
-import subprocess
+import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import jsonschema
+import numpy as np
 import pytest
+import SimpleITK
+from loopback import COORDINATOR, SITES, Loopback, call, make_loopback
 
-from medseg_core.supervision import free_ports, program
-from medseg_simulation.phantoms import PhantomSettings, write_phantoms
+from medseg_core.assessment.summary import SCHEMA_FILE
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,72 +35,92 @@ rounds = 2
 optimiser_memory = true
 server_momentum = 0.5
 """
-RUN_S = 240
-
-
-def call(folder: Path, *words: str) -> str:
-    """What a command printed; it ended well."""
-    done = subprocess.run(
-        [program(words[0]), *words[1:]], cwd=folder, text=True, capture_output=True, timeout=RUN_S
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def fingerprint_in(text: str) -> str:
-    found = re.search(r"[0-9a-f]{4}(-[0-9a-f]{4}){4}", text)
-    assert found is not None
-    return found.group()
+WEIGHTS = "checkpoints/round_0002/weights.safetensors"
 
 
 @pytest.fixture
-def enrolled(tmp_path: Path) -> Path:
-    """A federation of two phantom hospitals that agreed to one experiment; nothing runs yet."""
-    write_phantoms(tmp_path / "data", PhantomSettings(sites=2, cases=4, spatial_dims=2, voxel_mm=4.0))
-    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    federation = call(tmp_path, "medseg-server", "init", "server", "--name", "trial", "--address", address)
-    with (tmp_path / "data/manifest.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for site in ("hospital-1", "hospital-2"):
-        own = [
-            r | {key: f"../data/{r[key]}" for key in ("image", "label")} for r in rows if r["site"] == site
-        ]
-        (tmp_path / f"images-{site}").mkdir()
-        with (tmp_path / f"images-{site}" / "manifest.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, own[0])
-            writer.writeheader()
-            writer.writerows(own)
-        made = call(tmp_path, "medseg-site", "init", site, "--name", site, "--data", f"images-{site}")
-        request, kit = f"{site}/{site}.request.json", f"server/kits/{site}.kit.json"
-        call(tmp_path, "medseg-server", "approve", "server", request, "--fingerprint", fingerprint_in(made))
-        call(tmp_path, "medseg-site", "join", site, kit, "--fingerprint", fingerprint_in(federation))
-        call(tmp_path, "medseg-site", "approve", site, "tiny.toml")
-    return tmp_path
+def federation(tmp_path: Path) -> Loopback:
+    """Two phantom hospitals; the second approves whatever is for this task. Nothing runs yet."""
+    made = make_loopback(tmp_path, EXPERIMENT, cases=4)
+    settings, approved = tmp_path / SITES[1] / "site.toml", tmp_path / SITES[1] / "approved"
+    settings.write_text(settings.read_text().replace("approve_tasks = []", 'approve_tasks = ["tiny"]'))
+    for path in approved.iterdir():
+        path.unlink()
+    return made
 
 
-@contextmanager
-def kept_up(folder: Path, command: str, name: str) -> Iterator[None]:
-    """`COMMAND up NAME` while inside; it stops cleanly afterwards."""
-    with (folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen([program(command), "up", name], cwd=folder, stdout=log, stderr=log)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(federation: Loopback) -> None:
+    root = federation.root
+    with federation.kept_up():
+        told = call(root, "medseg-server", "run", COORDINATOR, "experiment.toml")
+        assert "finished" in told, told
+        assert "published to hospital-1, hospital-2" in told
+        again = call(root, "medseg-server", "publish", COORDINATOR, federation.run.name)
+        assert again.startswith("finished\nreport: ")
+    simulated = federation.simulated()
+    assert (federation.run / WEIGHTS).read_bytes() == (simulated / WEIGHTS).read_bytes()
+    scores_are_those_of_the_simulation(federation.run, simulated)
+    the_model_predicts_where_it_was_approved(root, federation.run.name)
+    every_answer_is_in_the_ledger_of_its_site(federation)
+    nothing_of_a_case_is_at_the_coordinator(root)
 
 
-def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(enrolled: Path) -> None:
-    with ExitStack() as stack:
-        stack.enter_context(kept_up(enrolled, "medseg-server", "server"))
-        for site in ("hospital-1", "hospital-2"):
-            stack.enter_context(kept_up(enrolled, "medseg-site", site))
-        told = call(enrolled, "medseg-server", "run", "server", "tiny.toml")
-    assert "finished" in told, told
+def scores_are_those_of_the_simulation(run: Path, simulated: Path) -> None:
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, simulated))
+    jsonschema.validate(ours, json.loads(SCHEMA_FILE.read_text()))
+    assert ours["global"]["sites"] == theirs["global"]["sites"]
+    assert ours["global"]["mean"] == pytest.approx(theirs["global"]["mean"])
+    assert ours["sites"] == theirs["sites"]
+    for name in ("model.safetensors", "experiment.toml"):
+        assert (run / "model" / name).read_bytes() == (simulated / "model" / name).read_bytes()
+    assert list((run / "tensorboard/global").glob("events.out.tfevents.*"))
 
-    words = ("tiny.toml", "--data", "data", "--out", "simulated", "--cache", "cache")
-    call(enrolled, "medseg-simulate", "run", *words)
-    (run,) = (enrolled / "server/runs").iterdir()
-    weights = Path("checkpoints/round_0002/weights.safetensors")
-    assert (run / weights).read_bytes() == (enrolled / "simulated" / weights).read_bytes()
+
+def the_model_predicts_where_it_was_approved(root: Path, run: str) -> None:
+    model = root / COORDINATOR / "runs" / run
+    before = (model / "report.html").read_bytes()
+    assert "report.html" in call(root, "medseg-server", "report", COORDINATOR, run)
+    assert (model / "report.html").read_bytes() == before
+    for site in SITES:
+        assert call(root, "medseg-site", "models", "list", site) == f"{run}: unapproved\n"
+    image = str(next((root / "images/images").iterdir()))
+    call(root, "medseg-site", "models", "approve", "hospital-1", run)
+    call(root, "medseg-site", "predict", "hospital-1", "--image", image, "--out", "at-hospital")
+    call(root, "medseg-site", "evaluate", "hospital-1", "--out", "scores.json")
+    assert json.loads((root / "scores.json").read_text())["model"]["run"] == run
+    words = ("--model", str(model / "model"), "--image", image, "--out", "at-coordinator")
+    call(root, "medseg-simulate", "predict", *words)
+    for made in (root / "at-hospital").glob("*_segmentation*"):
+        assert made.read_bytes() == (root / "at-coordinator" / made.name).read_bytes()
+    assert list((root / "at-hospital").glob("*_segmentation*"))
+
+
+def every_answer_is_in_the_ledger_of_its_site(federation: Loopback) -> None:
+    newest = [event for event in federation.events if event["event"] == "round_finished"][-1]
+    for site in SITES:
+        lines = call(federation.root, "medseg-site", "ledger", site, "--json").splitlines()
+        answers = [json.loads(line)["header"] for line in lines]
+        kinds = ["describe", "train", "evaluate", "train", "evaluate", "evaluate", "publish"]
+        assert [answer["kind"] for answer in answers] == kinds
+        assert {answer["direction"] for answer in answers} == {"reply"}
+        head = newest["contributed"][site]["ledger_head"]
+        call(federation.root, "medseg-site", "ledger", "verify", site, "--head", head)
+
+
+def nothing_of_a_case_is_at_the_coordinator(root: Path) -> None:
+    """No identifier, no path of a hospital and no row of an image, in any file that the coordinator keeps."""
+    planted = {str(root / site).encode() for site in SITES}
+    with (root / "images/manifest.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            planted |= {row[key].encode() for key in ("case_id", "patient_id", "image", "label")}
+            planted |= set(rows_of(root / "images" / row["image"]))
+    files = [path for path in (root / COORDINATOR).rglob("*") if path.is_file()]
+    assert [path for path in files if any(name in path.read_bytes() for name in planted)] == []
+
+
+def rows_of(image: Path) -> Iterator[bytes]:
+    """The middle row of an image as it may lie in memory."""
+    voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(image)))
+    middle = voxels[len(voxels) // 2]
+    for dtype in (voxels.dtype, np.float32, np.float64):
+        yield middle.astype(dtype).tobytes()

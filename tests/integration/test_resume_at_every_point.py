@@ -27,6 +27,7 @@ from medseg_client.site_state import SiteState
 from medseg_core.errors import CheckpointError, SiteAnswersError
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.federation.codec import encode_tensors, read_tensors
+from medseg_core.files import sha256_of
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_server import rounds
 from medseg_server.rounds import Run, Trained, train
@@ -61,7 +62,7 @@ def remembering_site(site: str, folder: Path, fuse: Fuse) -> Callable[[Envelope]
     def answer(request: Envelope) -> bytes:
         fuse.point()
         header, data = request.header, request.to_bytes()
-        if (stored := state.recall(header, data)) is not None:
+        if (stored := state.recall(header, sha256_of(data))) is not None:
             return stored
         reply, memory = plain(request), None
         if header.kind == "train":
@@ -71,7 +72,7 @@ def remembering_site(site: str, folder: Path, fuse: Fuse) -> Callable[[Envelope]
                 request
             )
             reply = seal(opened(reply).header, encode_tensors(update), site_key(site)).to_bytes()
-        state.commit(header, data, reply, memory=memory)
+        state.commit(header, sha256_of(data), reply, memory=memory)
         fuse.point()
         return reply
 

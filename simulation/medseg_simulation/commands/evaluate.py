@@ -2,27 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from medseg_core.errors import NothingToScoreError, UnusableFolderError
+from medseg_core.commands.evaluate import score_data
 from medseg_simulation.commands.options import takes
-
-if TYPE_CHECKING:
-    from medseg_core.assessment.model_evaluation import Evaluation
-    from medseg_core.assessment.summary import Scores
-
-COLUMNS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95_mm": "HD95 mm",
-    "hd95_px": "HD95 px",
-    "surface_dice": "surface Dice",
-}
 
 
 @dataclass(frozen=True)
@@ -38,45 +23,4 @@ class EvaluateOptions:
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on every labelled case of a data set, on the grid of its files."""
-    from medseg_core.assessment.model_evaluation import evaluate_cases, summarise_evaluation
-    from medseg_core.cohort.manifest import read_cohort
-    from medseg_core.files import write_atomic
-    from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
-    from medseg_core.learning.model_package import read_model
-
-    if options.out.is_dir():
-        raise UnusableFolderError(options.out, "it is a folder where a file is to be written")
-    model = read_model(options.model)
-    model.network.to(choose_device(options.device))
-    cohort = read_cohort(options.data, model.experiment.task)
-    cases = [case for case in cohort.cases if case.label is not None]
-    if not cases:
-        raise NothingToScoreError(options.data)
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("cases", total=len(cases))
-        scores = evaluate_cases(model, cases, on_case=lambda: progress.advance(bar))
-    found = summarise_evaluation(model, scores)
-    write_atomic(options.out, found.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
-    Console().print(render(found))
-    if len(cases) < len(cohort.cases):
-        typer.echo(f"{len(cohort.cases) - len(cases)} cases without a label are left out", err=True)
-    typer.echo(f"scores: {options.out}")
-
-
-def render(found: "Evaluation") -> Table:
-    """Sites, labels and the mean over all cases."""
-    names = [name for name in COLUMNS if getattr(found.mean, name) is not None]
-    table = Table("", "cases", *(COLUMNS[name] for name in names))
-    for site, scores in found.sites.items():
-        table.add_row(f"site {site}", str(scores.n_cases), *_cells(scores, names))
-    table.add_section()
-    for label, means in found.labels.items():
-        table.add_row(f"label {label}", str(found.n_cases), *_cells(means, names))
-    table.add_section()
-    table.add_row("all cases", str(found.n_cases), *_cells(found.mean, names))
-    return table
-
-
-def _cells(scores: "Scores", names: list[str]) -> list[str]:
-    values = (getattr(scores, name) for name in names)
-    return ["–" if value is None else f"{value:.3f}" for value in values]
+    score_data(options.model, options.data, options.out, device=options.device)

@@ -1,15 +1,12 @@
 """`medseg-simulate predict`."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from medseg_core.errors import FaultyCasesError
+from medseg_core.commands.predict import segment_images
 from medseg_simulation.commands.options import takes
 
 
@@ -40,22 +37,5 @@ class PredictOptions:
 @takes(PredictOptions)
 def predict(options: PredictOptions) -> None:
     """Segment images with a trained model: label maps on the grid of each image. Research use only."""
-    from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
-    from medseg_core.learning.file_prediction import image_case, segment_files
-    from medseg_core.learning.model_package import read_model
-
-    model = read_model(options.model)
-    model.network.to(choose_device(options.device))
-    cases = [image_case(files_of(text)) for text in (*options.image, *(options.more or ()))]
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("images", total=len(cases))
-        faults = segment_files(model, cases, options.out, on_case=lambda: progress.advance(bar))
-    if len(faults) < len(cases):
-        typer.echo(f"{len(cases) - len(faults)} segmented: {options.out / 'predictions.json'}")
-    if faults:
-        raise faults[0] if len(cases) == 1 else FaultyCasesError(faults, len(cases))
-
-
-def files_of(text: str) -> list[Path]:
-    """The files of one case: one path, commas in its name included if there is such a file; or several."""
-    return [Path(text)] if os.path.exists(text) else [Path(part) for part in text.split(",")]  # noqa: PTH110 (never raises)
+    images = (*options.image, *(options.more or ()))
+    segment_images(options.model, images, options.out, device=options.device)

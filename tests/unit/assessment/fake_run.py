@@ -9,8 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medseg_core.assessment.evaluation import site_figures
 from medseg_core.assessment.metrics import score_case
-from medseg_core.assessment.scores import CaseScores, by_site, mean_scores, summarise, write_cases
+from medseg_core.assessment.released import pool_figures
+from medseg_core.assessment.scores import (
+    CaseScores,
+    by_site,
+    mean_scores,
+    read_cases,
+    summarise,
+    write_cases,
+)
 from medseg_core.config import Experiment, experiment_sha256, experiment_toml, parse_experiment
 
 QUALITY = {"global": 1.2, "pooled": 1.0, "own": 2.2, "foreign": 3.5}  # wobble of the outline in pixels
@@ -73,6 +82,26 @@ def write_run(
     (folder / "experiment.toml").write_text(experiment_toml(experiment), encoding="utf-8")
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     write_cases(folder / "cases.json", models)
+    return summary
+
+
+def write_federated_run(
+    folder: Path, *, sites: tuple[str, ...] = ("Aarhus", "Basel", "Cork")
+) -> dict[str, Any]:
+    """The same as a run across hospitals leaves it: no cases, no overlays, no other models; the last site untested."""
+    summary = write_run(folder, sites=sites, baselines=False, overlays=False)
+    experiment = make_experiment()
+    cases = by_site(read_cases(folder / "cases.json")["global"])
+    (folder / "cases.json").unlink()
+    told = {site: site_figures(own, experiment) for site, own in cases.items() if site != sites[-1]}
+    for name in ("partition", "device", "cross", "folds"):
+        del summary[name]
+    del summary["cost"]["peak_rss_mb"]
+    summary["global"] = pool_figures(told, tuple(experiment.task.labels))
+    summary["untested"] = {sites[-1]: "too_few_patients"}
+    for number, reason in ((6, "not_connected"), (7, "norm_exceeded")):
+        summary["participation"][number - 1]["absent"] = {sites[-1]: reason}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return summary
 
 

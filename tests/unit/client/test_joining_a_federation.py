@@ -8,36 +8,22 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from enrolment import make_server, make_site
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg_client.joining import accept, begin, read_kit_file
-from medseg_client.site_folder import SiteFolder, SiteSettings
-from medseg_core.errors import (
+from medseg_client.joining import accept, read_kit_file
+from medseg_core.errors import MedsegError
+from medseg_core.federation_errors import (
     EnrolmentError,
     EnrolmentFileError,
-    MedsegError,
     NotJoinedError,
     OccupiedServerFolderError,
     OccupiedSiteFolderError,
 )
 from medseg_core.wire.enrolment import SiteKit, SiteRequest, read_kit, read_request, sign
 from medseg_core.wire.signatures import make_key, public_text
-from medseg_server.enrolling import begin as found
 from medseg_server.enrolling import enrol, federation_fingerprint, read_request_file
-from medseg_server.server_folder import ServerFolder, ServerSettings
-
-
-def make_server(folder: Path) -> ServerFolder:
-    server = ServerFolder(folder)
-    found(server, ServerSettings(name="trial", address="fed.example.org:8443", superlink_port=18443))
-    return server
-
-
-def make_site(folder: Path, name: str = "north") -> tuple[SiteFolder, SiteRequest]:
-    site = SiteFolder(folder)
-    settings = SiteSettings(name=name, data=Path("/images"), egress_port=1, node_port=2)
-    return site, begin(site, settings)
 
 
 def changed(document: SiteRequest | SiteKit, **fields: Any) -> bytes:
@@ -59,7 +45,7 @@ def test_from_nothing_to_an_enrolled_site(tmp_path: Path) -> None:
     assert (entry.signing_key, entry.node_key) == (request.signing_key, request.node_key)
     certificate = x509.load_pem_x509_certificate(kit.certificate.encode())
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(kit.authority.encode()))
-    assert str(certificate.serial_number) == entry.certificate_serial
+    assert [c.serial for c in entry.certificates] == [str(certificate.serial_number)]
 
 
 def test_a_request_and_a_kit_hold_no_private_key(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from builders import make_experiment, make_request, make_site_data, make_trainer
 from medseg_client.chunks import CHUNK_BYTES, MESSAGE_BYTES_MAX, cut, join
 from medseg_client.protocol.trainer_pb2 import Chunk
 from medseg_client.protocol.trainer_pb2_grpc import TrainerStub
-from medseg_client.trainer_service import CALLS_MAX, serving
+from medseg_client.trainer_service import serving
 from medseg_client.trainer_socket import ask_trainer
 from medseg_core.errors import SocketPathError, WireError
 from medseg_core.wire.codes import RefusalCode
@@ -155,16 +155,31 @@ def test_the_trainer_stops_computing_when_the_round_is_over(tmp_path: Path) -> N
     assert "training was stopped" in str(faults[0])
 
 
-def test_callers_of_one_request_wait_for_one_reply(socket: Path) -> None:
-    request, replies = make_request(EXPERIMENT), list[bytes]()
+def test_a_later_attempt_ends_the_training_of_an_earlier_one(tmp_path: Path) -> None:
+    """A coordinator that was killed asks anew, while the site still trains for the old request."""
+    faults: list[Exception] = []
+    trainer = make_trainer(tmp_path / "state", ENDLESS, make_site_data("north"), faults=faults)
+    earlier = threading.Thread(target=trainer.handle, args=(make_request(ENDLESS, attempt=1),), daemon=True)
+    earlier.start()
+    trainer.handle(make_request(ENDLESS, attempt=2), is_over=lambda: True)
+    earlier.join(LONG_S)
+    assert not earlier.is_alive()
+    assert len(faults) == 2
 
-    def ask() -> None:
-        replies.append(ask_trainer(socket, request, deadline_s=LONG_S))
 
-    threads = [threading.Thread(target=ask) for _ in range(CALLS_MAX // 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(replies) == len(threads)
-    assert len(set(replies)) == 1
+def test_who_repeats_a_request_too_early_is_told_that_it_is_worked_on(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "state", ENDLESS, make_site_data("north"), faults=[])
+    request, started, stop = make_request(ENDLESS), threading.Event(), threading.Event()
+
+    def is_over() -> bool:
+        started.set()
+        return stop.is_set()
+
+    with serving(trainer, tmp_path / "t.sock"):
+        first = threading.Thread(target=trainer.handle, args=(request,), kwargs={"is_over": is_over})
+        first.start()
+        assert started.wait(LONG_S)
+        assert code_of(tmp_path / "t.sock", request) == RefusalCode.WORKING
+        stop.set()
+        first.join(LONG_S)
+        assert not first.is_alive()

@@ -19,6 +19,7 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
 from medseg_client.trainer import Trainer
 from medseg_core.config import Experiment
@@ -169,6 +170,7 @@ def test_a_fault_goes_to_the_log_where_nobody_listens(
     trainer = Trainer(
         identity,
         make_trainer(tmp_path, EXPERIMENT, make_site_data())._state,
+        EgressGuard(site_key("north")),
         approved={},
         data_of=failing(ValueError()),
         device=torch.device("cpu"),
@@ -251,11 +253,19 @@ def test_the_same_request_twice_at_once_is_trained_once(tmp_path: Path) -> None:
         return data
 
     trainer = make_trainer(tmp_path, EXPERIMENT, data_of)
-    request, replies = make_request(EXPERIMENT), []
-    threads = [threading.Thread(target=lambda: replies.append(trainer.handle(request))) for _ in range(3)]
+    request, replies, told = make_request(EXPERIMENT), [], []
+
+    def ask() -> None:
+        try:
+            replies.append(trainer.handle(request))
+        except WireError as error:
+            told.append(error.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(calls) == 1
     assert len(set(replies)) == 1
+    assert set(told) <= {RefusalCode.WORKING}

@@ -1,5 +1,7 @@
 """Every round names who contributed and who did not and why; what is not acceptable leaves no trace in the model."""
 
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,8 +95,61 @@ def refusal(request: Envelope) -> bytes:
     return seal(refusal_to(request.header, RefusalCode.OUT_OF_MEMORY), b"", site_key("south")).to_bytes()
 
 
+def with_header(**changes: object) -> Answering:
+    """South's reply with a header that no honest program can make, truly signed by south."""
+
+    def answer(request: Envelope) -> bytes:
+        reply = opened(honest("south")(request))
+        header = json.dumps(json.loads(reply.header_bytes) | changes).encode()
+        signature = site_key("south").sign(b"medseg envelope 1\x00" + header)
+        frame = struct.pack(">6sHIQ", b"MEDSEG", 1, len(header), len(reply.payload))
+        return frame + header + signature + reply.payload
+
+    return answer
+
+
+def with_payload(spoil: Callable[[bytes], bytes]) -> Answering:
+    """South's reply with other bytes for tensors, truly signed by south."""
+
+    def answer(request: Envelope) -> bytes:
+        reply = opened(honest("south")(request))
+        return seal(reply.header, spoil(reply.payload), site_key("south")).to_bytes()
+
+    return answer
+
+
+def at_byte(place: int) -> Answering:
+    """South's reply with one bit of a byte flipped on its way; a negative place counts from the end."""
+
+    def answer(request: Envelope) -> bytes:
+        reply = bytearray(honest("south")(request))
+        reply[place] ^= 1
+        return bytes(reply)
+
+    return answer
+
+
+def without_signature(request: Envelope) -> bytes:
+    reply = opened(honest("south")(request))
+    return Envelope(reply.header_bytes, bytes(64), reply.payload).to_bytes()
+
+
+def first_as(shape: tuple[int, ...], start: int, end: int) -> Callable[[bytes], bytes]:
+    """A payload whose table says something else of the first tensor; the numbers stay."""
+    entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+
+    def spoil(payload: bytes) -> bytes:
+        (length,) = struct.unpack("<Q", payload[:8])
+        table = json.dumps(json.loads(payload[8 : 8 + length]) | {FIRST_NAME: entry}).encode()
+        return struct.pack("<Q", len(table)) + table + payload[8 + length :]
+
+    return spoil
+
+
 FIRST = next(iter(initial_weights(EXPERIMENT).values()))
+FIRST_NAME = next(iter(initial_weights(EXPERIMENT)))
 ONE_NINE = np.where(np.arange(FIRST.size) == 0, np.float32(9), np.float32(0)).reshape(FIRST.shape)
+ONE_INFINITE = np.where(ONE_NINE == 9, -np.inf, FIRST).astype(np.float32)
 UNACCEPTABLE: dict[str, tuple[Answering, str]] = {
     "silence": (lambda request: None, "deadline"),
     "a refusal": (refusal, "out_of_memory"),
@@ -106,6 +161,31 @@ UNACCEPTABLE: dict[str, tuple[Answering, str]] = {
     "more than the sum can hold": (updating(replaced(ONE_NINE)), "overflow"),
     "another shape": (updating(replaced(np.zeros(3, np.float32))), "wrong_shape"),
     "another precision": (updating(replaced(FIRST.astype(np.float64))), "wrong_dtype"),
+    "minus infinity in one number": (updating(replaced(ONE_INFINITE)), "not_finite"),
+    "half precision": (updating(replaced(FIRST.astype(np.float16))), "wrong_dtype"),
+    "integers": (updating(replaced(FIRST.astype(np.int32))), "wrong_dtype"),
+    "a shape with the axes exchanged": (updating(replaced(np.ones((*FIRST.shape, 1), np.float32))), "wrong_shape"),
+    "an empty tensor": (updating(replaced(np.zeros((0, *FIRST.shape[1:]), np.float32))), "wrong_shape"),
+    "a tensor under another name": (
+        updating(lambda t: {name.upper() if name == min(t) else name: a for name, a in t.items()}),
+        "missing_tensor",
+    ),
+    "no tensor in a right file": (with_payload(lambda p: safetensors.numpy.save({})), "missing_tensor"),
+    "tensors cut short": (with_payload(lambda p: p[:-4]), "corrupt_payload"),
+    "tensors with a tail": (with_payload(lambda p: p + b"more"), "corrupt_payload"),
+    "a table longer than the file": (with_payload(lambda p: struct.pack("<Q", 2**62) + p[8:]), "corrupt_payload"),
+    "tensors that overlap": (with_payload(first_as(FIRST.shape, 4, 4 + FIRST.nbytes)), "corrupt_payload"),
+    "a shape that no memory holds": (with_payload(first_as((2**40, 2**40), 0, FIRST.nbytes)), "corrupt_payload"),
+    "zero cases": (resealed(counts={"cases": 0}), "bad_count"),
+    "a negative count": (with_header(counts={"cases": -3}), "malformed"),
+    "a count that is no whole number": (with_header(counts={"cases": 1.5}), "malformed"),
+    "free text": (with_header(note="patient 7"), "malformed"),
+    "another wire version": (with_header(wire=9), "wire_version"),
+    "another task": (resealed(task="other"), "stale_round"),
+    "another experiment": (resealed(experiment_sha256="0" * 64), "stale_round"),
+    "no signature": (without_signature, "bad_signature"),
+    "a bit flipped in the tensors": (at_byte(-1), "malformed"),
+    "a bit flipped in the header": (at_byte(25), "malformed"),
     "a tensor too few": (updating(lambda t: dict(list(t.items())[1:])), "missing_tensor"),
     "a tensor too many": (updating(lambda t: t | {"extra": FIRST}), "extra_tensor"),
     "no tensors at all": (no_tensors, "corrupt_payload"),

@@ -8,8 +8,8 @@ import pytest
 from command_line import caller
 from trained_model import write_trained
 
+from medseg_core.commands.predict import files_of
 from medseg_core.learning.model_package import read_model
-from medseg_simulation.commands.predict import files_of
 from medseg_simulation.preset_files import describe_preset, preset_names
 
 HEAVY = {"torch", "monai", "SimpleITK", "matplotlib", "scipy", "skimage"}

@@ -83,6 +83,19 @@ def test_services_of_a_unit_start_anew_together(tmp_path: Path) -> None:
         assert not psutil.pid_exists(node)
 
 
+def test_what_a_dead_process_had_started_is_ended_before_it_starts_again(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "import pathlib, os; pathlib.Path(sys.argv[1] + '.child').write_text(str(child.pid))\n" + SLEEPER
+    )
+    with supervising([[service(tmp_path, "parent", code)]], tmp_path):
+        parent = pid_of(tmp_path, "parent")
+        child = int((tmp_path / "parent.pid.child").read_text())
+        os.kill(parent, signal.SIGKILL)
+        pid_of(tmp_path, "parent", other_than=parent)
+        assert not psutil.pid_exists(child)
+
+
 def test_stopping_ends_every_process_also_one_that_will_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,3 +148,34 @@ def test_what_a_process_says_is_in_its_log(tmp_path: Path) -> None:
     with supervising([[Service("talker", (sys.executable, "-c", "print('hello')"))]], tmp_path):
         log = tmp_path / "logs/talker.log"
         wait_until(lambda: log.exists() and "hello" in log.read_text())
+
+
+def test_a_large_log_goes_on_from_nothing_while_its_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg_core.supervision.LOG_BYTES_MAX", 20_000)
+    monkeypatch.setattr("medseg_core.supervision.TRIM_S", 0.05)
+    code = "import time\nfor n in range(10**9): print(f'line {n}', flush=True); time.sleep(1e-4)"
+    with supervising([[Service("talker", (sys.executable, "-c", code))]], tmp_path):
+        aside, log = tmp_path / "logs/talker.1.log", tmp_path / "logs/talker.log"
+        wait_until(aside.exists)
+        wait_until(lambda: 0 < log.stat().st_size < 20_000 and b"\0" not in log.read_bytes())
+    assert "line 0" in aside.read_text()
+
+
+def test_a_service_is_at_work_while_a_process_that_it_started_runs(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'import time; time.sleep(2)']); "
+        + SLEEPER
+    )
+    stop = threading.Event()
+    supervisor = Supervisor([[service(tmp_path, "a", code)]], tmp_path, on_state=lambda name, state: None)
+    assert not supervisor.is_at_work("a")
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: supervisor.is_at_work("a"))
+        wait_until(lambda: not supervisor.is_at_work("a"))
+    finally:
+        stop.set()
+        thread.join()

@@ -90,7 +90,17 @@ def test_a_refusal_carries_its_code_and_nothing_else() -> None:
         ({"kind": "evaluate"}, "split belongs to evaluate"),
         ({"split": "test"}, "split belongs to evaluate"),
         ({"payload_bytes": 3}, "go together"),
-        ({"kind": "describe", "payload_bytes": 1, "payload_sha256": "a" * 64}, "carries no payload"),
+        (
+            {"kind": "describe", "direction": "reply", "in_reply_to": "1" * 32}
+            | {"payload_bytes": 1, "payload_sha256": "a" * 64},
+            "carries no payload",
+        ),
+        ({"ledger_sequence": 1, "ledger_head": "a" * 64}, "ledger_head belongs to replies and refusals"),
+        ({"direction": "reply", "in_reply_to": "1" * 32, "ledger_head": "a" * 64}, "go together"),
+        (
+            {"direction": "reply", "in_reply_to": "1" * 32, "ledger_sequence": 0, "ledger_head": "a" * 64},
+            "greater than or equal to 1",
+        ),
         ({"counted_round": 1}, "go together"),
         ({"counted_round": 3, "counted_attempt": 1}, "lies before round"),
         ({"kind": "publish", "counted_round": 1, "counted_attempt": 1}, "belongs to train requests"),
@@ -111,13 +121,13 @@ def test_headers_that_contradict_themselves_are_refused(fields: dict[str, object
         make_header(**fields)
 
 
-def test_only_models_down_and_train_replies_up_carry_tensors() -> None:
+def test_only_requests_and_train_replies_carry_a_payload() -> None:
     evaluate = make_header(kind="evaluate", split="validation")
     assert seal(evaluate, b"weights", KEY).payload == b"weights"
     assert seal(reply_to(make_header()), b"delta", KEY).payload == b"delta"
     for header in (
         reply_to(evaluate),
-        make_header(kind="describe"),
+        reply_to(make_header(kind="describe")),
         refusal_to(make_header(), RefusalCode.DEADLINE),
     ):
         with pytest.raises(WireError, match="carries no payload") as caught:

@@ -1,0 +1,126 @@
+"""Whether this machine and its images are fit for training: data, device, memory, disk, users."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+from medseg_client.findings import Finding, fault, ok, warning
+from medseg_client.site_folder import SiteFolder
+from medseg_core.config import Experiment, Task
+from medseg_core.errors import DataError, DeviceError, TooFewPatientsError
+
+GIB = 1 << 30
+MEMORY_LEAST, MEMORY_GOOD = 2 * GIB, 8 * GIB  # a small 3D network with its patches; a usual one
+DISK_LEAST, DISK_GOOD = 2 * GIB, 20 * GIB  # prepared images are some times as large as compressed files
+SHARED_GOOD = GIB // 16  # what a container has unless it is given more
+_SHARED = Path("/dev/shm")  # noqa: S108
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def check_data(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterator[Finding]:
+    """Every case opened and held against the task of every experiment; without one, opened only."""
+    from medseg_core.cohort.checks import check_cohort  # SimpleITK: only when needed
+    from medseg_core.cohort.manifest import read_cohort
+    from medseg_core.cohort.split import split_cases
+
+    settings, tasks = folder.settings, list[Task | None]()
+    for experiment in experiments:
+        tasks += [experiment.task] if experiment.task not in tasks else []
+    if not tasks:
+        remedy = "Name one with --experiment FILE, or approve one."
+        yield warning("data", "no experiment is approved yet: labels and channels were not checked", remedy)
+    for task in tasks or [None]:
+        topic = f"data for {task.name}" if task else "data"
+        try:
+            cohort = read_cohort(folder.root / settings.data, task)
+            report = check_cohort(cohort, task)
+            split_cases(cohort.cases, site=settings.name, seed=0)
+        except TooFewPatientsError:
+            text = "there are too few patients to train, validate and test with: 3 are needed"
+            yield fault(topic, text, "Add patients.")
+            continue
+        except DataError as error:
+            remedy = "Correct the list of cases; `medseg-site check` says here what is wrong with it."
+            yield fault(topic, "the list of cases cannot be used", remedy, detail=str(error))
+            continue
+        if report.is_sound:
+            yield ok(topic, f"{report.n_cases} cases, {len(report.warnings)} warnings")
+        else:
+            kinds = Counter(type(error).__name__.removesuffix("Error") for error in report.faults)
+            counted = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
+            faulty = len({error.case_id for error in report.faults})
+            remedy = "Mend the cases or take them out of the list; `medseg-site check` names them here."
+            text = f"{faulty} of {report.n_cases} cases have faults ({counted})"
+            yield fault(topic, text, remedy, detail="\n".join(map(str, report.faults)))
+
+
+def check_machine(folder: SiteFolder) -> Iterator[Finding]:
+    """Device, memory, disk, and who may read what."""
+    yield _device(folder.settings.device)
+    memory = _memory_bytes()
+    yield _amount(
+        "memory", memory, MEMORY_LEAST, MEMORY_GOOD, "Close other programs, or give it more memory."
+    )
+    if _SHARED.is_dir():
+        remedy = "Give the container more, such as --shm-size 1g."
+        yield _amount("shared memory", psutil.disk_usage(str(_SHARED)).free, 0, SHARED_GOOD, remedy)
+    free = psutil.disk_usage(str(folder.root)).free
+    yield _amount("disk", free, DISK_LEAST, DISK_GOOD, "Free space where the site's folder lies, or move it.")
+    yield _separation(folder)
+
+
+def _device(wanted: str) -> Finding:
+    import torch  # seconds: only when needed
+
+    from medseg_core.learning.device import choose_device
+
+    try:
+        device = choose_device(wanted)
+        torch.ones(8, 8, device=device).sum().item()
+    except DeviceError:
+        return fault("device", f"device {wanted} is not on this machine", "Correct `device` in site.toml.")
+    except RuntimeError:
+        remedy = 'Update the driver, or set device = "cpu" in site.toml.'
+        return fault("device", f"{wanted} is there and cannot compute", remedy)
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        return ok("device", f"{facts.name}, {facts.total_memory / GIB:.0f} GiB")
+    if wanted == "auto" and device.type == "cpu":
+        remedy = (
+            'Install the driver and a build of torch for it, or set device = "cpu" to have this said no more.'
+        )
+        return warning("device", "no GPU was found: training runs on the CPU", remedy)
+    return ok("device", device.type)
+
+
+def _memory_bytes() -> int:
+    """What can be used, also where a container is allowed less than the machine has."""
+    available = psutil.virtual_memory().available
+    try:
+        return min(available, int(_CGROUP.read_text()))
+    except (OSError, ValueError):
+        return available
+
+
+def _amount(topic: str, found: int, least: int, good: int, remedy: str) -> Finding:
+    text = f"{found / GIB:.1f} GiB free"
+    if found < least:
+        return fault(topic, f"{text}, at least {least / GIB:.0f} GiB are needed", remedy)
+    if found < good:
+        return warning(topic, f"{text}, {good / GIB:.2g} GiB are recommended", remedy)
+    return ok(topic, text)
+
+
+def _separation(folder: SiteFolder) -> Finding:
+    """Whether one account can read images and send: then only the egress guard stands between them."""
+    topic = "separation of trainer and relay"
+    if os.access(folder.root / folder.settings.data, os.R_OK) and os.access(folder.key("node"), os.R_OK):
+        return warning(
+            topic,
+            "weaker: this account reads the images and holds the keys to the network",
+            "Run trainer and relay as two users, or in two containers.",
+        )
+    return ok(topic, "this account does not both read the images and hold the keys to the network")

@@ -1,0 +1,1 @@
+"""What several command lines do alike: options in, files and text on the terminal out."""

@@ -1,0 +1,151 @@
+"""Runs of a federation over a network that fails, each compared with the undisturbed simulation.
+
+    python tests/benchmarks/bad_network.py --out FOLDER [--only NAME ...]
+
+The second of two hospitals reaches the gateway through a proxy that delays, stalls, resets or goes away. Printed: how
+long each run took, and whether its weights are the simulation's, bit for bit; for a straggler, who was absent and why.
+Ends with status 1 if a run failed or ended otherwise than it should.
+"""
+
+# ruff: noqa: T201
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from faulty_network import FaultyNetwork, faulty_network
+from loopback import COORDINATOR, SITES, Loopback, make_loopback
+
+from medseg_core.supervision import free_ports, program
+
+EXPERIMENT = """
+[task]
+name = "network"
+spatial_dims = 2
+channels = [{ name = "grey" }]
+labels = { organ = 1, lesion = 2 }
+[model]
+channels = [16, 32, 64, 128]
+[training]
+patch_size = [32, 32]
+cpu_threads = 1
+[federation]
+rounds = 4
+local_epochs = 2
+optimiser_memory = true
+"""
+RUN_S = 1800.0
+
+
+class Scenario:
+    """What happens to the second hospital while a run is under way."""
+
+    def __init__(self, federation: Loopback, network: FaultyNetwork) -> None:
+        self.federation, self.network = federation, network
+
+    def undisturbed(self) -> None:
+        """Nothing."""
+
+    def delayed(self) -> None:
+        """200 ms each way, all the time."""
+        self.network.weather.delay_s = 0.2
+
+    def slow_uplink(self) -> None:
+        """60 kB/s outwards, all the time: an update of 1.6 MB takes half a minute."""
+        self.network.weather.up_bytes_s = 60_000
+
+    def stalled(self) -> None:
+        """For a minute connections stay and nothing arrives, in mid-run."""
+        self._for_a_while(60, "is_stalled", True)
+
+    def resets(self) -> None:
+        """For a minute every connection is reset after 20 kB."""
+        self._for_a_while(60, "reset_after_bytes", 20_000)
+
+    def unreachable(self) -> None:
+        """Gone for 5 minutes."""
+        self._for_a_while(300, "is_down", True)
+
+    def restarted(self) -> None:
+        """The hospital's machine stops in mid-round and comes back after 10 s."""
+        self._after_first_round()
+        name = SITES[1]
+        self.federation.stop(name)
+        time.sleep(10)
+        self.federation.start(name)
+
+    def _for_a_while(self, seconds: float, name: str, value: object) -> None:
+        self._after_first_round()
+        setattr(self.network.weather, name, value)
+        time.sleep(seconds)
+        self.network.weather.clear()
+
+    def _after_first_round(self) -> None:
+        while not any(e["event"] == "round_finished" for e in self.federation.events):
+            time.sleep(0.1)
+
+
+SCENARIOS: dict[str, Callable[[Scenario], None]] = {
+    name: getattr(Scenario, name)
+    for name in ("undisturbed", "delayed", "slow_uplink", "stalled", "resets", "unreachable", "restarted")
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    arguments.out.mkdir(parents=True)
+    port = free_ports(1)[0]
+    with faulty_network(port) as network:
+        federation = make_loopback(
+            arguments.out, EXPERIMENT, cases=4, gateway_port=port, ports={SITES[1]: network.port}
+        )
+        expected = _weights(federation.simulated())
+        are_right = []
+        with federation.kept_up():
+            for name in arguments.only or SCENARIOS:
+                began = time.monotonic()
+                is_same = _run(federation, network, SCENARIOS[name]) == expected
+                are_right.append(is_same)
+                outcome = "the simulation's weights" if is_same else "OTHER WEIGHTS"
+                print(f"{name:12} {time.monotonic() - began:6.0f} s  {outcome}", flush=True)
+    sys.exit(0 if all(are_right) else 1)
+
+
+def _run(federation: Loopback, network: FaultyNetwork, scenario: Callable[[Scenario], None]) -> bytes:
+    """The weights of a run during which the scenario happens."""
+    before = len(federation.runs)
+    with (federation.root / "runs.log").open("a") as log:
+        words = ("run", COORDINATOR, "experiment.toml")
+        run = subprocess.Popen(
+            [program("medseg-server"), *words], cwd=federation.root, stdout=log, stderr=log
+        )
+        while len(federation.runs) == before:
+            time.sleep(0.1)
+        disturbing = threading.Thread(target=scenario, args=(Scenario(federation, network),))
+        disturbing.start()
+        assert run.wait(RUN_S) == 0, "the run failed: see runs.log"
+        disturbing.join()
+    network.weather.clear()
+    return _weights(federation.run)
+
+
+def _weights(run: Path) -> bytes:
+    newest = max((run / "checkpoints").glob("round_*"))
+    return (newest / "weights.safetensors").read_bytes()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", choices=SCENARIOS)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

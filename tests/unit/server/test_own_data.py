@@ -1,0 +1,70 @@
+"""The coordinator's own cases: scored each round and at the end, beside the sites'; they choose nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import initial_weights, make_experiment, make_federation, make_site_data
+
+from medseg_core.assessment.summary import read_summary
+from medseg_core.errors import MedsegError
+from medseg_core.federation.checkpoint import load_checkpoint
+from medseg_server.conduct import conduct
+from medseg_server.own_data import NAME, OwnData, open_own_data
+from medseg_server.rounds import Run
+from medseg_simulation.phantoms import PhantomSettings, write_phantoms
+
+EXPERIMENT = make_experiment(federation={"rounds": 2})
+
+
+def own_cases() -> OwnData:
+    data = make_site_data("elsewhere", test=4)
+    return OwnData([replace(c, case=replace(c.case, site=NAME)) for c in data.test], EXPERIMENT)
+
+
+def federation(folder: Path) -> Run:
+    return make_federation(
+        folder, EXPERIMENT, {site: make_site_data(site, test=2) for site in ("north", "south")}
+    )
+
+
+def test_the_global_model_is_scored_each_round_and_at_the_end(tmp_path: Path) -> None:
+    own = own_cases()
+    run = replace(federation(tmp_path), own_data=own)
+    best = conduct(run).best_round
+    summary = read_summary(run.store.folder / "summary.json")
+    weights = {n: load_checkpoint(run.store.checkpoints / f"round_{n:04d}").state.weights for n in (1, 2)}
+    told = [point.server_dice for point in summary.curves_by_fold[0].shared]
+    assert told == [own.dice(dict(weights[n])) for n in (1, 2)]
+    assert summary.server is not None
+    assert summary.server.model_dump() == pytest.approx(own.scores(dict(weights[best])))
+    assert summary.server.n_cases == 4
+    report = (run.store.folder / "report.html").read_text()
+    assert "Coordinator's own set" in report
+    assert "on the coordinator" in report
+
+
+def test_they_change_neither_the_model_nor_the_round_that_is_chosen(tmp_path: Path) -> None:
+    plain, scored = federation(tmp_path / "a"), replace(federation(tmp_path / "b"), own_data=own_cases())
+    assert conduct(plain).best_round == conduct(scored).best_round
+    name = "checkpoints/round_0002/weights.safetensors"
+    assert (plain.store.folder / name).read_bytes() == (scored.store.folder / name).read_bytes()
+    assert "server" not in json.loads((plain.store.folder / "summary.json").read_text())
+
+
+def test_a_folder_is_found_from_where_the_experiment_is_read(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "mine", PhantomSettings(sites=1, cases=2, spatial_dims=2, voxel_mm=4.0))
+    task = {"labels": {"organ": 1, "lesion": 2}}
+    experiment = make_experiment(task=task, evaluation={"server_data": "mine"})
+    own = open_own_data(experiment, base=tmp_path, cache=tmp_path / "cache", on_warning=lambda text: None)
+    assert own is not None
+    scores = own.scores(initial_weights(experiment))
+    assert scores["n_patients"] == 2
+
+
+def test_without_a_folder_there_is_nothing_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    words = {"base": tmp_path, "cache": tmp_path / "cache", "on_warning": print}
+    assert open_own_data(make_experiment(), **words) is None
+    with pytest.raises(MedsegError, match="nowhere"):
+        open_own_data(make_experiment(evaluation={"server_data": "nowhere"}), **words)
