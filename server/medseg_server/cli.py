@@ -239,7 +239,7 @@ def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
                 typer.echo(text)
         told = len(events)
         if state == "finished":
-            typer.echo(f"report: {server.run(name) / 'report.html'}")
+            typer.echo(f"report: {server.run(name).absolute() / 'report.html'}")
         if state in ("finished", "failed", "stopped"):
             raise typer.Exit(0 if state == "finished" else 1)
         time.sleep(1)

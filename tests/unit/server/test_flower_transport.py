@@ -175,9 +175,9 @@ def test_a_repeat_expires_when_the_next_one_is_due(monkeypatch: pytest.MonkeyPat
         lives.append(message.metadata.ttl)
 
     grid = FakeGrid({"north": [noted], "south": [echo]})
-    monkeypatch.setattr(flower_transport, "REPEAT_S", 1.0)
-    exchange(grid, deadline_s=4.0)
-    assert lives == [pytest.approx(4.0, abs=0.5), 2.0, pytest.approx(1.0, abs=0.5)]
+    monkeypatch.setattr(flower_transport, "REPEAT_S", 0.5)
+    exchange(grid, deadline_s=2.0)
+    assert lives == pytest.approx([2.0, 1.0, 1.0], abs=0.3)  # at 0, 0.5 and 1.5 s; 1 s is the least
 
 
 def test_the_error_of_a_repeat_is_no_reason_to_ask_again_while_the_site_works() -> None:
