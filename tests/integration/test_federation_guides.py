@@ -1,0 +1,96 @@
+"""The guides for coordinators and hospitals, worked through together in one folder, in the order of their steps."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Block, blocks
+
+from medseg_core.supervision import free_ports, program
+from medseg_simulation.phantoms import PhantomSettings, write_phantoms
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
+]
+GUIDES = {"federation": ROOT / "docs/coordinator.md", "site": ROOT / "docs/hospital.md"}
+EXPERIMENT = """
+[task]
+name = "tiny"
+spatial_dims = 2
+channels = [{ name = "grey" }]
+labels = { organ = 1, lesion = 2 }
+[model]
+channels = [4, 8]
+[training]
+patch_size = [16, 16]
+"""
+PATIENCE_S = 60.0
+
+
+def steps() -> list[Block]:
+    """The blocks of both guides in the order of their marks; blocks of one mark as they stand."""
+    found = [block for path in GUIDES.values() for block in blocks(path, "sh")]
+    return sorted(found, key=lambda block: next(mark for mark in block.marks if mark.startswith("step-")))
+
+
+def post(folder: Path) -> None:
+    """Bring requests and kits to the other side, as e-mail would."""
+    for letter in (*folder.glob("site/*.request.json"), *folder.glob("federation/kits/*.kit.json")):
+        shutil.copy(letter, folder / letter.name)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+def wait_for_logs(folder: Path, names: list[str]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while missing := [name for name in names if not (folder / name).exists()]:
+        assert time.monotonic() < end, missing
+        time.sleep(0.2)
+
+
+def named_logs(guide: Path) -> list[str]:
+    return re.findall(
+        r"`([a-z.]+\.log)`", "".join(re.findall(r"^\| `.*?\|", guide.read_text(), re.MULTILINE))
+    )
+
+
+def test_both_guides_do_what_they_say(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "images", PhantomSettings(sites=1, cases=4, spatial_dims=2, voxel_mm=4.0))
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with ExitStack() as stack:
+        for block in steps():
+            for name, *words in block.commands:
+                line = [program(name), *(word.replace("fed.example.org:8443", address) for word in words)]
+                if "background" in block.marks:
+                    stack.callback(stop, subprocess.Popen(line, cwd=tmp_path))
+                    owner = words[-1]
+                    wait_for_logs(tmp_path / owner / "logs", named_logs(GUIDES[owner]))
+                    continue
+                post(tmp_path)
+                done = subprocess.run(
+                    line, cwd=tmp_path, input="y\n", text=True, capture_output=True, timeout=PATIENCE_S
+                )
+                assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    logged = "".join(path.read_text() for path in (tmp_path / "federation/logs").glob("gateway.access.log"))
+    assert "CN=north" in logged
+    for folder in ("federation/logs", "site/logs"):
+        for path in (tmp_path / folder).iterdir():
+            assert "PRIVATE" not in path.read_text(), path
+            assert "hospital-1-00" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
+def test_every_block_of_commands_has_its_step(guide: Path) -> None:
+    assert all(any(mark.startswith("step-") for mark in block.marks) for block in blocks(guide, "sh"))
+    assert named_logs(guide)
