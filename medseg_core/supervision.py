@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from medseg_core.errors import MissingProgramError
+from medseg_core.federation_errors import MissingProgramError
 from medseg_core.files import write_atomic
 
 LOOK_S = 0.25
@@ -90,6 +90,15 @@ class Supervisor:
         for unit in self._units:
             for running in (unit.running[s.name] for s in unit.services if s.name == name and unit.running):
                 running.process.kill()
+
+    def is_at_work(self, name: str) -> bool:
+        """Whether a service runs and has started a process that runs, too."""
+        for running in (unit.running.get(name) for unit in self._units):
+            if running is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    children = psutil.Process(running.process.pid).children(recursive=True)
+                    return any(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        return False
 
     def _look_after(self, unit: _Unit) -> None:
         """Start a unit that is due, end what is left of one of which a process died."""

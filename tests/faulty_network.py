@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-CHUNK_BYTES = 16 * 1024
+CHUNK_BYTES = 256 * 1024
 LOOK_S = 0.05
 
 

@@ -17,10 +17,15 @@ def cut(data: bytes) -> Iterator[Chunk]:
         yield Chunk(data=bytes(view[start : start + CHUNK_BYTES]))
 
 
-def join(chunks: Iterable[Chunk], *, max_bytes: int) -> bytes:
-    """The data of all chunks. Raises WireError (too_large) as soon as they exceed `max_bytes`."""
+def join(chunks: Iterable[Chunk | bytes], *, max_bytes: int) -> bytes:
+    """The data of all chunks. Raises WireError (too_large) as soon as they exceed `max_bytes`.
+
+    Bytes among them are what is no chunk: malformed.
+    """
     data = bytearray()
     for chunk in chunks:
+        if isinstance(chunk, bytes):
+            raise WireError(RefusalCode.MALFORMED, f"{len(chunk)} bytes that are no chunk")
         data += chunk.data
         if len(data) > max_bytes:
             raise WireError(RefusalCode.TOO_LARGE, f"more than {max_bytes} bytes")

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -266,6 +267,47 @@ def verify_ledger(
         typer.echo(
             "Lines cut off on purpose would show only against a head that somebody else keeps: --head HASH."
         )
+
+
+@app.command()
+def status(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Where this site stands: federation, processes, approvals, what left, models."""
+    from medseg_client.membership import status as status_of
+
+    found = status_of(SiteFolder(folder))
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    joined = f"in federation {found.federation} at {found.coordinator}" if found.federation else "not joined"
+    typer.echo(f"site {found.site}: {joined}, {found.state}")
+    if found.last_request is not None:
+        typer.echo(f"last request to the coordinator: {time.time() - found.last_request:.0f} s ago")
+    typer.echo(f"experiments approved: {found.approved}; lines in the ledger: {found.ledger_lines}")
+    for run, state in found.models.items():
+        typer.echo(f"model of run {run}: {state}")
+
+
+@app.command()
+def leave(
+    folder: Folder,
+    purge: Annotated[
+        bool, typer.Option(help="Remove keys, approvals, models, state, prepared images and logs, too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Leave the federation; stop `up` first. Your images and the ledger stay."""
+    from medseg_client.membership import leave as go
+
+    site = SiteFolder(folder)
+    if not yes:
+        what = "Leave, and remove all but site.toml and the ledger?" if purge else "Leave the federation?"
+        typer.confirm(what, abort=True)
+    name = site.settings.name
+    go(site, purge=purge)
+    typer.echo(f"site {name} has left. Tell the coordinator, who runs: medseg-server revoke DIR {name}")
 
 
 @app.command()

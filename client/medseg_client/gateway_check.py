@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from medseg_client.findings import Finding, fault, ok, warning
 from medseg_client.site_folder import SiteFolder
-from medseg_core.errors import EnrolmentError, NotJoinedError
+from medseg_core.federation_errors import EnrolmentError, NotJoinedError
 from medseg_core.wire.enrolment import GATEWAY_NAME, SiteKit
 
 PATIENCE_S = 10.0

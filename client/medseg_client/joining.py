@@ -9,11 +9,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from medseg_client.site_folder import SiteFolder, SiteSettings
-from medseg_core.errors import EnrolmentError, EnrolmentFileError, NotJoinedError, OccupiedSiteFolderError
+from medseg_core.federation_errors import (
+    EnrolmentError,
+    EnrolmentFileError,
+    NotJoinedError,
+    OccupiedSiteFolderError,
+)
 from medseg_core.files import write_atomic, write_private
 from medseg_core.supervision import reload_nginx
 from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, sign
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
+from medseg_core.wire.versions import newest_common
 
 
 def begin(folder: SiteFolder, settings: SiteSettings) -> SiteRequest:
@@ -61,8 +67,9 @@ def is_of_our_federation(folder: SiteFolder, kit: SiteKit) -> bool:
 def accept(folder: SiteFolder, kit: SiteKit) -> None:
     """Take the kit: from now on this site obeys its coordinator. A running way out uses the new certificate at once.
 
-    Raises EnrolmentError: it is for somebody else.
+    Raises EnrolmentError: it is for somebody else. WireVersionsError: the coordinator speaks none of our wire versions.
     """
+    newest_common(kit.wire_versions, us=folder.settings.name, them="the coordinator")
     if kit.site != folder.settings.name:
         raise EnrolmentError(f"the kit is for site {kit.site}, and this is {folder.settings.name}")
     try:

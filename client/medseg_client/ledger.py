@@ -29,7 +29,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field
 
-from medseg_core.errors import LedgerError, UnusableFolderError
+from medseg_core.errors import UnusableFolderError
+from medseg_core.federation_errors import LedgerError
 from medseg_core.files import sha256_of, sync_folder, write_atomic
 from medseg_core.wire.header import Header, Sha256
 

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medseg_client.site_folder import SiteFolder
-from medseg_core.errors import ApprovalsError, ModelFolderError, NoModelError, WireError
+from medseg_core.errors import ModelFolderError, WireError
+from medseg_core.federation_errors import ApprovalsError, NoModelError
 from medseg_core.files import whole_folder, write_atomic, write_synced
 from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.signed_model import SIGNATURE, check_model

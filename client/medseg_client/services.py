@@ -46,7 +46,7 @@ def keep_up(folder: SiteFolder, stop: threading.Event, on_state: OnState) -> Non
         on_state("node", f"has not asked for messages for {SILENT_S:.0f} s")
         supervisor.restart("node")
 
-    words = (folder.root / "logs" / "egress.access.log", restart_node, stop)
+    words = (folder.egress_log, lambda: supervisor.is_at_work("relay"), restart_node, stop)
     watch = threading.Thread(target=watch_node, args=words, name="watch_node")
     watch.start()
     try:
@@ -56,14 +56,17 @@ def keep_up(folder: SiteFolder, stop: threading.Event, on_state: OnState) -> Non
         watch.join()
 
 
-def watch_node(log: Path, restart: Callable[[], None], stop: threading.Event) -> None:
+def watch_node(
+    log: Path, is_at_work: Callable[[], bool], restart: Callable[[], None], stop: threading.Event
+) -> None:
     """Restart a node whose requests, seen in the log of the way out, are heartbeats and nothing else.
 
-    It asks for messages every 3 s. One that stopped after a fault says that it is alive, and never asks again.
+    It asks for messages every 3 s, but while the relay is at work on one. A node whose relay died without a word says
+    that it is alive, and never asks again.
     """
     heard = time.time()
     while not stop.wait(LOOK_S):
-        heard = max(heard, last_request(log))
+        heard = time.time() if is_at_work() else max(heard, last_request(log))
         if time.time() - heard > SILENT_S:
             restart()
             heard = time.time()

@@ -32,7 +32,7 @@ from medseg_core.config import (
     read_experiment,
     read_toml,
 )
-from medseg_core.errors import NoSiteFolderError, NotJoinedError
+from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name
@@ -96,6 +96,11 @@ class SiteFolder:
             return read_kit(self.kit_file.read_bytes())
         except FileNotFoundError:
             raise NotJoinedError(self.root) from None
+
+    @property
+    def egress_log(self) -> Path:
+        """Every request that went out."""
+        return self.root / "logs" / "egress.access.log"
 
     @property
     def socket(self) -> Path:

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -29,7 +32,7 @@ from medseg_core.errors import (
 from medseg_core.federation.codec import decode_tensors
 from medseg_core.federation.update import ModelSpec, delta, spec_of
 from medseg_core.files import sha256_of
-from medseg_core.learning.local_training import RoundContext, device_guard, train_locally
+from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
 from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.networks import build_network, numbers_that_travel
 from medseg_core.learning.signed_model import check_files, unpack_model
@@ -39,6 +42,7 @@ from medseg_core.wire.envelope import Envelope, verify
 from medseg_core.wire.header import Header
 
 MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
+Trained = tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +79,7 @@ class Trainer:
         self._approved, self._data_of, self._models = approved, data_of, models
         self.on_fault, self._approve = on_fault, approve
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
+        self._halved: Experiment | None = None  # whose batches do not fit this device
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
@@ -192,14 +197,18 @@ class Trainer:
         network, spec = self._network(experiment)
         start = decode_tensors(question.payload, spec)
         memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
-        report, new_memory = train_locally(
-            network,
-            cases,
+        report, new_memory = self._within_memory(
             experiment,
-            context=RoundContext(request.site, request.round),
-            start=start,
-            memory=memory,
-            is_over=is_over,
+            partial(
+                train_locally,
+                network,
+                cases,
+                experiment,
+                context=RoundContext(request.site, request.round),
+                start=start,
+                memory=memory,
+                is_over=is_over,
+            ),
         )
         try:
             reply = self._guard.release_update(
@@ -215,6 +224,22 @@ class Trainer:
         kept = new_memory if experiment.federation.optimiser_memory else None
         self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
+
+    def _within_memory(self, experiment: Experiment, train: Callable[..., Trained]) -> Trained:
+        """Train; where the device cannot hold a batch, once more with batches in two parts, and so from then on."""
+        if self._halved is experiment:
+            return train(parts=2)
+        try:
+            return train()
+        except OutOfMemoryError as error:
+            if experiment.training.batch_size == 1:
+                raise
+            log.warning("%s Trying again with every batch in two parts.", error)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        trained = train(parts=2)
+        self._halved = experiment
+        return trained
 
     def _evaluate(self, question: Question, experiment: Experiment) -> bytes:
         """Score the model sent on validation or, once a run, on the test cases."""

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, join
-from medseg_client.protocol import trainer_pb2_grpc
-from medseg_client.protocol.trainer_pb2 import Chunk
+from medseg_client.protocol.trainer_pb2 import DESCRIPTOR, Chunk
 from medseg_client.trainer import MAX_REQUEST_BYTES, Trainer
 from medseg_core.errors import SocketPathError, WireError
 from medseg_core.wire.codes import RefusalCode
@@ -39,7 +40,7 @@ def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)],
         maximum_concurrent_rpcs=CALLS_MAX,
     )
-    trainer_pb2_grpc.add_TrainerServicer_to_server(TrainerService(trainer), server)  # type: ignore[no-untyped-call]
+    server.add_generic_rpc_handlers((_service(trainer),))
     server.add_insecure_port(f"unix:{socket}")
     server.start()
     try:
@@ -48,39 +49,44 @@ def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
         server.stop(grace=None).wait()
 
 
-class TrainerService(trainer_pb2_grpc.TrainerServicer):
-    """Calls become requests to a trainer. What is no request for it ends with a refusal code as the status text."""
+def _service(trainer: Trainer) -> grpc.GenericRpcHandler:
+    """One call a kind of request. What is no chunk reaches us as it came: grpcio would log a traceback of it."""
+    (service,) = DESCRIPTOR.services_by_name.values()
+    calls = {
+        method.name: grpc.stream_stream_rpc_method_handler(
+            partial(_answer, trainer, method.name.lower()),
+            request_deserializer=_chunk_or_bytes,
+            response_serializer=Chunk.SerializeToString,
+        )
+        for method in service.methods
+    }
+    return grpc.method_handlers_generic_handler(service.full_name, calls)
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
 
-    def Describe(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
-        """Case counts of this site."""
-        return self._answer("describe", request_iterator, context)
+def _chunk_or_bytes(data: bytes) -> Chunk | bytes:
+    try:
+        chunk: Chunk = Chunk.FromString(data)
+    except DecodeError:
+        return data
+    return chunk
 
-    def Train(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
-        """A global model in, an update out."""
-        return self._answer("train", request_iterator, context)
 
-    def Evaluate(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
-        """A global model in, scores out."""
-        return self._answer("evaluate", request_iterator, context)
+def _answer(
+    trainer: Trainer, kind: Kind, chunks: Iterable[Chunk | bytes], context: grpc.ServicerContext
+) -> Iterator[Chunk]:
+    """The reply in chunks; computing ends when the caller's deadline has passed.
 
-    def Publish(self, request_iterator: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:  # noqa: N802
-        """A model package in, a receipt out."""
-        return self._answer("publish", request_iterator, context)
-
-    def _answer(self, kind: Kind, chunks: Iterable[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:
-        """The reply in chunks; computing ends when the caller's deadline has passed."""
-        try:
-            is_over = _over_at(context.time_remaining())
-            request_bytes = join(chunks, max_bytes=MAX_REQUEST_BYTES)
-            _require_kind(request_bytes, kind)
-            reply = self._trainer.handle(request_bytes, is_over=is_over)
-        except WireError as error:
-            self._trainer.on_fault(error)
-            _refuse(context, RefusalCode(error.code))
-        yield from cut(reply)
+    What is no request for this trainer ends with a refusal code as the status text.
+    """
+    try:
+        is_over = _over_at(context.time_remaining())
+        request_bytes = join(chunks, max_bytes=MAX_REQUEST_BYTES)
+        _require_kind(request_bytes, kind)
+        reply = trainer.handle(request_bytes, is_over=is_over)
+    except WireError as error:
+        trainer.on_fault(error)
+        _refuse(context, RefusalCode(error.code))
+    yield from cut(reply)
 
 
 def _require_kind(request_bytes: bytes, kind: Kind) -> None:

@@ -51,12 +51,14 @@ def train_locally(
     context: RoundContext,
     start: Weights,
     memory: Weights | None = None,
+    parts: int = 1,
     is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]:
     """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
 
     `memory` is what an earlier round returned, or None for a fresh optimiser. On the CPU the result depends only on
-    the arguments and the number of threads.
+    the arguments and the number of threads. A batch goes through the network in `parts`, one after the other, whose
+    gradients add up: less memory, the same step but for rounding (and for the statistics of batch normalisation).
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
@@ -92,16 +94,19 @@ def train_locally(
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate_at(progress, training)
-            with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(training, device)):
-                loss = loss_of(network(images), labels)  # logits (b, k, *s)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            part_losses = []
+            for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+                with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(training, device)):
+                    loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
+                loss.backward()  # type: ignore[no-untyped-call]
+                part_losses.append(loss.detach())
             if proximal_weight:
                 add_proximal_gradient(network, anchor, proximal_weight)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
             optimiser.step()
-            losses.append(loss.detach())
+            losses.append(torch.stack(part_losses).sum())
             if device.type != "cpu":
                 loss.item()  # wait for the device, so that the clock below tells the truth
             training_s += time.perf_counter() - ready

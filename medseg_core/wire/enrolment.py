@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medseg_core.errors import EnrolmentError, PublicKeyError
+from medseg_core.errors import PublicKeyError
+from medseg_core.federation_errors import EnrolmentError
 from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import public_key_of
 from medseg_core.wire.versions import SPOKEN, VERSION_MAX

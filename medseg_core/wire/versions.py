@@ -5,7 +5,7 @@ A coordinator and a site use the newest that both speak, so either side may be u
 
 from collections.abc import Iterable
 
-from medseg_core.errors import WireVersionsError
+from medseg_core.federation_errors import WireVersionsError
 
 WIRE_VERSION = 1
 SPOKEN: tuple[int, ...] = (1,)  # oldest first; the next release speaks (1, 2)

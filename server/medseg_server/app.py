@@ -6,7 +6,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from medseg_core.errors import MedsegError, RunStoppedError, WireVersionsError
+from medseg_core.errors import MedsegError
+from medseg_core.federation_errors import RunStoppedError, WireVersionsError
 from medseg_core.files import sole_use
 from medseg_core.wire.versions import SPOKEN
 from medseg_server.conduct import conduct

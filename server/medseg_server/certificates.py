@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from medseg_core.errors import EnrolmentError
+from medseg_core.federation_errors import EnrolmentError
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 365

@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from medseg_core.errors import EnrolmentError, EnrolmentFileError, OccupiedServerFolderError
+from medseg_core.federation_errors import EnrolmentError, EnrolmentFileError, OccupiedServerFolderError
 from medseg_core.files import write_atomic, write_private
 from medseg_core.wire.enrolment import (
     DOCUMENT_BYTES_MAX,
@@ -21,6 +21,7 @@ from medseg_core.wire.enrolment import (
     sign,
 )
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
+from medseg_core.wire.versions import newest_common
 from medseg_server.certificates import (
     Authority,
     make_authority,
@@ -69,8 +70,9 @@ def enrol(folder: ServerFolder, request: SiteRequest) -> SiteKit:
     """Put a site into the roster and make its kit.
 
     With new keys every certificate that the site had before is revoked; with the same keys they stay valid.
-    Raises EnrolmentError: a key in the request is of no use.
+    Raises EnrolmentError: a key in the request is of no use. WireVersionsError: it speaks none of our wire versions.
     """
+    newest_common(request.wire_versions, us="the coordinator", them=request.site)
     _check_node_key(request.node_key)
     with folder.changing_roster() as roster:
         _require_fresh_node_key(request, roster)
@@ -81,6 +83,7 @@ def enrol(folder: ServerFolder, request: SiteRequest) -> SiteKit:
             signing_key=request.signing_key,
             node_key=request.node_key,
             certificate_request=request.certificate_request,
+            wire_versions=request.wire_versions,
             certificates=() if before is None else before.certificates if is_same else before.all_revoked,
             retired_node_keys=() if before is None else _retired(before, request.node_key),
             enrolled_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

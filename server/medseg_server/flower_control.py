@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from medseg_core.errors import FlowerError
+from medseg_core.federation_errors import FlowerError
 from medseg_core.files import write_atomic
 from medseg_core.supervision import program
 from medseg_server.server_folder import ServerFolder

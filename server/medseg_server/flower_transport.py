@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from medseg_core.errors import RunStoppedError
+from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
 from medseg_core.wire.versions import VERSION_MAX
@@ -110,7 +110,11 @@ class FlowerTransport:
         return {node.name: node.node_id for node in self._grid.get_nodes()}
 
     def _ask(self, still: _Open, requests: Mapping[str, bytes], end: float) -> None:
-        """Send to those whose turn it is; who is not connected gets another turn."""
+        """Send to those whose turn it is; who is not connected gets another turn.
+
+        A repeat expires when the next one is due: a node that is busy takes one message after the other, and would work
+        through all repeats when the round is long over.
+        """
         now = time.monotonic()
         due = {site: waiting for site, waiting in still.waiting.items() if waiting.ask_at <= now}
         nodes = self._connected() if due else {}
@@ -118,7 +122,8 @@ class FlowerTransport:
             if site not in nodes:
                 waiting.ask_at, waiting.reason = now + LOOK_FOR_SITES_S, NOT_CONNECTED
                 continue
-            message = _message(requests[site], nodes[site], ttl_s=max(1.0, end - now))
+            ttl_s = min(waiting.repeat_s, end - now) if site in still.asked.values() else end - now
+            message = _message(requests[site], nodes[site], ttl_s=max(1.0, ttl_s))
             pushed = list(self._grid.push_messages([message]))
             if pushed in ([], [None]):
                 waiting.ask_at, waiting.reason = now + ASK_AGAIN_S, SITE_FAILED
@@ -148,6 +153,8 @@ class FlowerTransport:
             if code == RefusalCode.WORKING:
                 continue
             if code in PASSING or code == SITE_FAILED:
+                if site in still.asked.values():
+                    continue  # another message is with the site: this one was a repeat, or will be repeated
                 still.waiting[site].ask_at = time.monotonic() + ASK_AGAIN_S
                 still.waiting[site].reason = code
                 continue

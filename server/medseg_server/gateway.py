@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from medseg_core.errors import RosterError
+from medseg_core.federation_errors import RosterError
 from medseg_core.files import write_atomic
 from medseg_core.supervision import reload_nginx
 from medseg_server.certificates import REVOCATIONS_DAYS, revocations

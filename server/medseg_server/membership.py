@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from medseg_core.errors import FlowerError, NotEnrolledError, UnknownSiteError
+from medseg_core.federation_errors import FlowerError, NotEnrolledError, UnknownSiteError
 from medseg_core.files import is_in_use, write_atomic
 from medseg_server.enrolling import certify, certify_servers
 from medseg_server.flower_control import FlowerControl

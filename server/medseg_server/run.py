@@ -24,8 +24,8 @@ class Run:
     coordinator: Coordinator
     transport: Transport
     store: RunStore
-    own_data: OwnData | None = None
     on_round: Callable[[Record], None] = field(default=lambda record: None)
+    own_data: OwnData | None = None
 
     def header(self, kind: Kind, site: str, round_number: int, attempt: int, **more: Any) -> Header:
         """A request's header."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg_core.config import Experiment, read_experiment
-from medseg_core.errors import FinishedRunError, UnfinishedRunError, UnknownRunError
+from medseg_core.federation_errors import FinishedRunError, UnfinishedRunError, UnknownRunError
 from medseg_core.files import is_in_use, write_atomic
 from medseg_server.own_data import open_own_data
 from medseg_server.run import Run
@@ -103,4 +103,4 @@ def open_run(folder: ServerFolder, name: str, transport: Transport) -> Run:
         cache=folder.root / "cache",
         on_warning=lambda text: store.event("warning", detail=text),
     )
-    return Run(name, experiment, folder.coordinator(), transport, store, own_data)
+    return Run(name, experiment, folder.coordinator(), transport, store, own_data=own_data)

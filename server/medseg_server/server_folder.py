@@ -21,11 +21,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medseg_core.config import Section, parse_document, read_toml
-from medseg_core.errors import NoServerFolderError, RosterError
+from medseg_core.federation_errors import NoServerFolderError, RosterError
 from medseg_core.files import sole_use, write_atomic
-from medseg_core.wire.enrolment import Address, fingerprint_of_keys
+from medseg_core.wire.enrolment import Address, Versions, fingerprint_of_keys
 from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import load_key, public_key_of
+from medseg_core.wire.versions import SPOKEN, newest_common
 from medseg_server.requests import Coordinator
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -61,6 +62,7 @@ class Enrolled(BaseModel):
     signing_key: str
     node_key: str  # OpenSSH
     certificate_request: str  # PEM: holds the public key that certificates are for
+    wire_versions: Versions = SPOKEN
     certificates: tuple[Certificate, ...]  # oldest first
     retired_node_keys: tuple[str, ...] = ()  # Flower accepts none of them again
     status: Literal["enrolled", "revoked"] = "enrolled"
@@ -152,6 +154,11 @@ class ServerFolder:
         return {site: entry for site, entry in self.roster().items() if entry.status == "enrolled"}
 
     def coordinator(self) -> Coordinator:
-        """Who asks, and whose replies count."""
-        keys = {site: public_key_of(entry.signing_key) for site, entry in self.enrolled().items()}
-        return Coordinator(load_key(self.signing_key), keys)
+        """Who asks, and whose replies count. Raises WireVersionsError: a site speaks none of our wire versions."""
+        enrolled = self.enrolled()
+        keys = {site: public_key_of(entry.signing_key) for site, entry in enrolled.items()}
+        versions = {
+            site: newest_common(entry.wire_versions, us="the coordinator", them=site)
+            for site, entry in enrolled.items()
+        }
+        return Coordinator(load_key(self.signing_key), keys, versions)

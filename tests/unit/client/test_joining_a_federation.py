@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from medseg_client.joining import accept, read_kit_file
 from medseg_client.site_folder import SiteFolder
-from medseg_core.errors import (
+from medseg_core.errors import MedsegError
+from medseg_core.federation_errors import (
     EnrolmentError,
     EnrolmentFileError,
-    MedsegError,
     NotJoinedError,
     OccupiedServerFolderError,
     OccupiedSiteFolderError,

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from medseg_client.ledger import Event, Ledger, read_ledger
 from medseg_client.trainer import Trainer
-from medseg_core.errors import LedgerError, UnusableFolderError, WireError
+from medseg_core.errors import UnusableFolderError, WireError
+from medseg_core.federation_errors import LedgerError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.signatures import save_key
 

@@ -21,7 +21,8 @@ from trained_model import make_summary
 
 from medseg_client.models import Models
 from medseg_client.trainer import Trainer
-from medseg_core.errors import ApprovalsError, ModelFolderError, NoModelError
+from medseg_core.errors import ModelFolderError
+from medseg_core.federation_errors import ApprovalsError, NoModelError
 from medseg_core.learning.model_package import write_model
 from medseg_core.learning.signed_model import pack_model, sign_model, unpack_model
 

@@ -21,9 +21,11 @@ def write(log: Path, *entries: tuple[str, float]) -> None:
             )
 
 
-def restarts_of(log: Path, seconds: float) -> int:
+def restarts_of(log: Path, seconds: float, *, is_at_work: bool = False) -> int:
     stop, restarts = threading.Event(), list[float]()
-    thread = threading.Thread(target=watch_node, args=(log, lambda: restarts.append(time.monotonic()), stop))
+    thread = threading.Thread(
+        target=watch_node, args=(log, lambda: is_at_work, lambda: restarts.append(time.monotonic()), stop)
+    )
     thread.start()
     time.sleep(seconds)
     stop.set()
@@ -58,3 +60,9 @@ def test_a_node_that_sends_heartbeats_alone_is_started_anew_again_and_again(log:
 def test_a_node_that_asks_is_left_alone(log: Path) -> None:
     write(log, ("pull-messages", -5))
     assert restarts_of(log, 2.5) == 0
+
+
+def test_a_node_whose_relay_is_at_work_is_left_alone(log: Path) -> None:
+    """It asks for nothing while a site trains, however long that takes."""
+    write(log, ("pull-messages", 100), ("send-node-heartbeat", 0))
+    assert restarts_of(log, 3.6, is_at_work=True) == 0

@@ -7,11 +7,20 @@ import pytest
 import typer.main
 from documents import GUIDE, README, ROOT, blocks
 
+from medseg_client.cli import app as site_app
 from medseg_core.assessment.metrics import METRICS
 from medseg_core.imaging.io import VOLUME_SUFFIXES
+from medseg_server.cli import app as server_app
 from medseg_simulation.cli import app
 
 ROOT_COMMAND = typer.main.get_command(app)
+OTHERS = {
+    "medseg-server": typer.main.get_command(server_app),
+    "medseg-site": typer.main.get_command(site_app),
+}
+PAGES = {name: ROOT / f"docs/{name}.md" for name in ("coordinator", "hospital", "security")} | {
+    "readme": README
+}
 COMMANDS = ROOT_COMMAND.commands
 PARAMETERS = {
     f"{name} {parameter.name}": parameter
@@ -72,7 +81,32 @@ def test_what_a_document_makes_is_there(path):
     assert made <= makefile_targets()
 
 
-@pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS)
+def commands_of(group):
+    """Every command of a program, with those of its groups."""
+    for command in group.commands.values():
+        yield from commands_of(command) if isinstance(command, click.Group) else [command]
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_commands_and_options_of_a_federation_say_what_they_do(program):
+    for command in commands_of(OTHERS[program]):
+        assert command.help, command.name
+        for parameter in command.params:
+            assert parameter.help, f"{command.name} {parameter.name}"
+
+
+@pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
+def test_what_a_page_calls_in_a_federation_is_there(path):
+    for block in blocks(path, "sh"):
+        for program, *words in block.commands:
+            command = OTHERS.get(program)
+            while isinstance(command, click.Group):
+                command, words = command.commands[words[0]], words[1:]
+            if command is not None:
+                command.make_context(program, list(words))  # raises where an option or a value is not there
+
+
+@pytest.mark.parametrize("path", (DOCUMENTS | PAGES).values(), ids=DOCUMENTS | PAGES)
 def test_every_option_that_a_document_names_is_one(path):
     text = path.read_text(encoding="utf-8")
     foreign = {
@@ -83,14 +117,16 @@ def test_every_option_that_a_document_names_is_one(path):
         "--bundle_root",
         "--dataset_dir",
         "--output_dir",
+        "--kills",  # of a benchmark
     }
 
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - foreign
 
-    assert named <= {option for parameter in PARAMETERS.values() for option in parameter.opts}
+    federation = [p for group in OTHERS.values() for command in commands_of(group) for p in command.params]
+    assert named <= {option for parameter in (*PARAMETERS.values(), *federation) for option in parameter.opts}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS.values(), ids=DOCUMENTS)
+@pytest.mark.parametrize("path", (DOCUMENTS | PAGES).values(), ids=DOCUMENTS | PAGES)
 def test_every_file_that_a_document_links_is_there(path):
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
 
@@ -100,3 +136,9 @@ def test_every_file_that_a_document_links_is_there(path):
 @pytest.mark.parametrize("name", [*METRICS, *VOLUME_SUFFIXES])
 def test_the_guide_explains_metrics_and_formats(name):
     assert f"`{name}`" in GUIDE.read_text(encoding="utf-8")
+
+
+def test_the_tests_that_the_security_page_names_are_there():
+    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs/security.md").read_text()))
+    assert named
+    assert named <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}

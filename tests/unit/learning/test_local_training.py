@@ -32,6 +32,7 @@ def run_round(
     start: Weights | None = None,
     memory: Weights | None = None,
     site: str = "north",
+    parts: int = 1,
 ) -> tuple[Weights, Weights, TrainingReport]:
     """Weights, memory and report after one round."""
     torch.set_num_threads(1)
@@ -43,6 +44,7 @@ def run_round(
         context=RoundContext(site, number),
         start=initial_weights(experiment) if start is None else start,
         memory=memory,
+        parts=parts,
     )
     return get_weights(network), after, report
 
@@ -228,3 +230,13 @@ def test_other_faults_of_torch_stay_what_they_are(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(local_training, "build_loss", failing)
     with pytest.raises(RuntimeError, match="shapes differ"):
         run_round(make_experiment())
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_batch_in_parts_makes_the_same_step_but_for_rounding(parts: int) -> None:
+    experiment = make_experiment(training={"batch_size": 3, "optimiser": "sgd"})
+    whole, _, report = run_round(experiment)
+    in_parts, _, other = run_round(experiment, parts=parts)
+    assert distance(whole, in_parts) < 1e-3 * distance(whole, initial_weights(experiment))
+    assert other.loss == pytest.approx(report.loss, rel=1e-5)
+    assert other.n_steps == report.n_steps

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from medseg_core.errors import RunStoppedError
+from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_server import flower_transport
 from medseg_server.flower_transport import FlowerTransport
@@ -165,6 +165,27 @@ def test_what_flower_raises_ends_the_exchange(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(grid, "pull_messages", broken)
     with pytest.raises(ConnectionError):
         exchange(grid)
+
+
+def test_a_repeat_expires_when_the_next_one_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that trains for an hour must not find an hour of repeats afterwards."""
+    lives: list[float] = []
+
+    def noted(message: Message) -> None:
+        lives.append(message.metadata.ttl)
+
+    grid = FakeGrid({"north": [noted], "south": [echo]})
+    monkeypatch.setattr(flower_transport, "REPEAT_S", 1.0)
+    exchange(grid, deadline_s=4.0)
+    assert lives == [pytest.approx(4.0, abs=0.5), 2.0, pytest.approx(1.0, abs=0.5)]
+
+
+def test_the_error_of_a_repeat_is_no_reason_to_ask_again_while_the_site_works() -> None:
+    """Flower answers for a message that expired; the site is still at work on the first."""
+    grid = FakeGrid({"north": [silent, failed], "south": [echo]})
+    found = exchange(grid, deadline_s=1.0)
+    assert found["north"].absence == "deadline"
+    assert 3 <= grid.pushed.count("north") <= 6  # at 0, 0.05, 0.15, 0.35 and 0.75 s
 
 
 def test_repeats_become_rarer() -> None:

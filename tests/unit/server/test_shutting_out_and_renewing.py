@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from enrolment import make_server, make_site
 
-from medseg_core.errors import EnrolmentError, FlowerError, NotEnrolledError, UnknownSiteError
+from medseg_core.federation_errors import EnrolmentError, FlowerError, NotEnrolledError, UnknownSiteError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import read_kit, sign
 from medseg_core.wire.signatures import make_key, public_text

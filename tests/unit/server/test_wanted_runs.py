@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from builders import make_experiment
 
-from medseg_core.errors import FinishedRunError, UnknownRunError
+from medseg_core.federation_errors import FinishedRunError, UnknownRunError
 from medseg_core.files import sole_use
 from medseg_server.run_store import RunStore
 from medseg_server.runs import begin_run, is_stopped, resume, status, want

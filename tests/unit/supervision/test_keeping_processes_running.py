@@ -161,3 +161,21 @@ def test_a_large_log_goes_on_from_nothing_while_its_process_writes(
         wait_until(aside.exists)
         wait_until(lambda: 0 < log.stat().st_size < 20_000 and b"\0" not in log.read_bytes())
     assert "line 0" in aside.read_text()
+
+
+def test_a_service_is_at_work_while_a_process_that_it_started_runs(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'import time; time.sleep(2)']); "
+        + SLEEPER
+    )
+    stop = threading.Event()
+    supervisor = Supervisor([[service(tmp_path, "a", code)]], tmp_path, on_state=lambda name, state: None)
+    assert not supervisor.is_at_work("a")
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: supervisor.is_at_work("a"))
+        wait_until(lambda: not supervisor.is_at_work("a"))
+    finally:
+        stop.set()
+        thread.join()

@@ -3,7 +3,8 @@
 import pytest
 from builders import make_experiment, make_request, make_site_data, make_trainer, opened
 
-from medseg_core.errors import WireError, WireVersionsError
+from medseg_core.errors import WireError
+from medseg_core.federation_errors import WireVersionsError
 from medseg_core.wire import versions
 from medseg_core.wire.versions import newest_common
 

@@ -1,0 +1,168 @@
+"""What goes wrong around a real federation: enrolment, folders, processes, runs, models, ledger."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg_core.errors import MedsegError, RunError, StorageError
+
+
+class WireVersionsError(MedsegError):
+    """Two sides that speak no common version of the wire format."""
+
+    def __init__(self, us: str, ours: Sequence[int], them: str, theirs: Sequence[int]) -> None:
+        behind = us if max(ours) < max(theirs, default=0) else them
+        super().__init__(
+            f"{us} speaks wire version {_listed(ours)}, {them} {_listed(theirs)}. Upgrade medseg at {behind}."
+        )
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return " and ".join(str(version) for version in sorted(versions)) or "none"
+
+
+class EnrolmentError(MedsegError):
+    """A request or kit cannot be used; `fault` says why."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(fault)
+
+
+class EnrolmentFileError(EnrolmentError):
+    """A file is not the request or kit that is needed."""
+
+    def __init__(self, path: Path, fault: str, remedy: str) -> None:
+        super().__init__(f"{path}: {fault}. {remedy}")
+
+
+class NoServerFolderError(StorageError):
+    """The folder is not a coordinator's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds no server.toml. Make it with `medseg-server init`, or name another."
+        )
+
+
+class OccupiedServerFolderError(StorageError):
+    """A new federation needs a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not empty. Choose a new folder for the federation.")
+
+
+class RosterError(StorageError):
+    """The list of enrolled sites cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged. Restore it from a copy, or enrol the sites again.")
+
+
+class UnknownSiteError(EnrolmentError):
+    """No site of that name was ever enrolled."""
+
+    def __init__(self, site: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no site {site!r} in the roster. It holds: {', '.join(sorted(known)) or 'none'}."
+        )
+
+
+class NotEnrolledError(EnrolmentError):
+    """The site was shut out."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(
+            f"{site} is revoked, and its keys are never accepted again. Ask the hospital for new ones, "
+            "`medseg-site init` in a new folder, and approve that request."
+        )
+
+
+class FlowerError(RunError):
+    """Flower's command line did not do what it was asked."""
+
+    def __init__(self, command: str, answer: str) -> None:
+        super().__init__(
+            f"flwr {command} failed: {answer}. Is `medseg-server up` running? Its logs/ tell more."
+        )
+
+
+class RunStoppedError(RunError):
+    """Somebody stopped the run."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped. It goes on with `medseg-server resume`.")
+
+
+class FinishedRunError(RunError):
+    """A run that is over cannot go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"run {name} is finished: there is nothing to go on with. Start another with `run`.")
+
+
+class MissingProgramError(RunError):
+    """A program that medseg starts is not installed."""
+
+    def __init__(self, program: str, remedy: str) -> None:
+        super().__init__(f"the program {program} was not found. Install it: {remedy}")
+
+
+class UnknownRunError(RunError):
+    """No run has that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        listed = ", ".join(known[-5:]) or "none yet"
+        super().__init__(f"there is no run {name!r}. The latest are: {listed}.")
+
+
+class UnfinishedRunError(RunError):
+    """What a run leaves at its end is not there yet."""
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(f"run {name} is {state}. Its report and model are written when it has finished.")
+
+
+class NoModelError(StorageError):
+    """A site has no model for what was asked."""
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}. {remedy}.")
+
+
+class ApprovalsError(StorageError):
+    """The list of a site's approved models cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged. Remove it, and approve a model again.")
+
+
+class NoSiteFolderError(StorageError):
+    """The folder is not a site's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} holds no site.toml. Make it with `medseg-site init`, or name another.")
+
+
+class NotJoinedError(StorageError):
+    """The site is part of no federation yet."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} has no kit. Take the coordinator's with `medseg-site join {folder} KIT`.")
+
+
+class OccupiedSiteFolderError(StorageError):
+    """A new site needs a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not empty. Choose a new folder for the site.")
+
+
+class LedgerError(StorageError):
+    """The record of what left a site is not as it was written."""
+
+    def __init__(self, path: Path, line: int, fault: str) -> None:
+        self.line, self.fault = line, fault
+        super().__init__(
+            f"{path} line {line}: {fault}. Nothing leaves until this is understood: keep the folder as it is, "
+            "find out who changed it, and restore the ledger from a copy."
+        )
