@@ -6,8 +6,10 @@ from importlib import resources
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from medseg_core.federation_errors import RosterError
 from medseg_core.files import write_atomic
 from medseg_core.supervision import reload_nginx
 from medseg_server.certificates import REVOCATIONS_DAYS, revocations
@@ -29,9 +31,12 @@ def write_gateway(folder: ServerFolder) -> Path:
 
 
 def write_admission(folder: ServerFolder) -> None:
-    """Which certificate may speak for which node key, and which certificates are revoked."""
+    """Which certificate may speak for which node key, and which certificates are revoked. Raises RosterError."""
     entries = folder.roster().values()
-    lines = [_binding(c.serial, e.node_key) for e in entries for c in e.valid_certificates]
+    try:
+        lines = [_binding(c.serial, e.node_key) for e in entries for c in e.valid_certificates]
+    except (ValueError, UnsupportedAlgorithm):  # somebody edited a key
+        raise RosterError(folder.root / "roster.json") from None
     write_atomic(folder.root / "run" / "gateway.bindings", "".join(lines).encode())
     revoked = [int(c.serial) for e in entries for c in e.certificates if c.status == "revoked"]
     write_atomic(folder.authority("crl"), revocations(open_authority(folder), revoked))

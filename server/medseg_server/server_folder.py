@@ -48,7 +48,7 @@ class Certificate(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    serial: str  # decimal
+    serial: Annotated[str, Field(pattern=r"^[0-9]{1,60}$")]  # decimal
     expires_at: str  # ISO 8601
     status: Literal["valid", "revoked"] = "valid"
 

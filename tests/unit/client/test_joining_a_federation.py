@@ -1,8 +1,10 @@
 """Request and kit: what each side writes, reads and refuses, from an empty folder to a site that is enrolled."""
 
+import contextlib
 import json
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_client.joining import accept, read_kit_file
+from medseg_client.site_folder import SiteFolder
 from medseg_core.errors import MedsegError
 from medseg_core.federation_errors import (
     EnrolmentError,
@@ -20,10 +23,14 @@ from medseg_core.federation_errors import (
     NotJoinedError,
     OccupiedServerFolderError,
     OccupiedSiteFolderError,
+    RosterError,
 )
+from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, SiteRequest, read_kit, read_request, sign
 from medseg_core.wire.signatures import make_key, public_text
 from medseg_server.enrolling import enrol, federation_fingerprint, read_request_file
+from medseg_server.gateway import write_admission
+from medseg_server.server_folder import Enrolled, ServerFolder
 
 
 def changed(document: SiteRequest | SiteKit, **fields: Any) -> bytes:
@@ -152,3 +159,77 @@ def test_no_bytes_make_a_reader_crash(data: bytes) -> None:
     for read in (read_request, read_kit):
         with pytest.raises(MedsegError):
             read(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+)
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServerFolder, SiteFolder, SiteRequest, SiteKit]:
+    """A request and a kit that are sound, and the folders that they belong to."""
+    folder = tmp_path_factory.mktemp("papers")
+    server = make_server(folder / "server")
+    site, request = make_site(folder / "site")
+    return server, site, request, enrol(server, request)
+
+
+@given(data=st.data())
+def test_a_signed_paper_with_any_field_spoilt_is_taken_or_gets_a_sentence(
+    papers: tuple[ServerFolder, SiteFolder, SiteRequest, SiteKit], data: st.DataObject
+) -> None:
+    """A stranger can sign whatever he likes: past the signature, too, no value makes anything crash."""
+    server, site, request, kit = papers
+    key = make_key()
+    paper = data.draw(st.sampled_from([request, kit]))
+    text = st.text(max_size=40) | st.sampled_from([request.node_key, kit.certificate, kit.authority])
+    field = data.draw(st.sampled_from(sorted(set(type(paper).model_fields) - {"signature", "signing_key"})))
+    changes = {"signing_key": public_text(key.public_key()), field: data.draw(text | JSON)}
+    document = json.loads(paper.to_json()) | changes | {"signature": ""}
+    body = json.dumps({k: v for k, v in document.items() if k != "signature"}, sort_keys=True).encode()
+    document["signature"] = key.sign(b"medseg enrolment 1\x00" + body).hex()
+    with contextlib.suppress(MedsegError):
+        if isinstance(paper, SiteRequest):
+            enrol(server, read_request(json.dumps(document).encode()))
+        else:
+            accept(site, read_kit(json.dumps(document).encode()))
+
+
+@given(data=st.data())
+def test_a_truncated_or_spoilt_file_gets_a_sentence(
+    papers: tuple[ServerFolder, SiteFolder, SiteRequest, SiteKit], data: st.DataObject
+) -> None:
+    _, _, request, kit = papers
+    read, good = data.draw(st.sampled_from([(read_request, request.to_json()), (read_kit, kit.to_json())]))
+    at = data.draw(st.integers(0, len(good) - 2))
+    with pytest.raises(MedsegError):
+        read(good[:at])
+    spoilt = good[:at] + data.draw(st.binary(min_size=1, max_size=4)) + good[at + 1 :]
+    with contextlib.suppress(MedsegError):
+        assert read(spoilt).signing_key in (request.signing_key, kit.signing_key)
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_no_roster_makes_its_reader_crash(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerFolder(Path(folder))
+        (server.root / "roster.json").write_bytes(data)
+        with contextlib.suppress(RosterError):
+            assert server.roster() == {}
+
+
+@given(field=st.sampled_from(sorted(Enrolled.model_fields)), value=JSON)
+def test_a_roster_with_a_spoilt_entry_is_read_or_gets_a_sentence(
+    papers: tuple[ServerFolder, SiteFolder, SiteRequest, SiteKit], field: str, value: object
+) -> None:
+    good = json.loads((papers[0].root / "roster.json").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerFolder(Path(folder))
+        (server.root / "roster.json").write_text(json.dumps([good[0] | {field: value}]))
+        for name in ("crt", "key"):
+            write_atomic(server.authority(name), papers[0].authority(name).read_bytes())
+        with contextlib.suppress(MedsegError):
+            write_admission(server)
+            server.coordinator()

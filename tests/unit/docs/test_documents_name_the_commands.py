@@ -136,9 +136,3 @@ def test_every_file_that_a_document_links_is_there(path):
 @pytest.mark.parametrize("name", [*METRICS, *VOLUME_SUFFIXES])
 def test_the_guide_explains_metrics_and_formats(name):
     assert f"`{name}`" in GUIDE.read_text(encoding="utf-8")
-
-
-def test_the_tests_that_the_security_page_names_are_there():
-    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs/security.md").read_text()))
-    assert named
-    assert named <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
