@@ -92,6 +92,10 @@ class Loopback:
         call(self.root, "medseg-simulate", "run", *words)
         return self.root / "simulated"
 
+    def weights(self, run: Path) -> bytes:
+        """The newest weights in the folder of a run."""
+        return (max((run / "checkpoints").glob("round_*")) / "weights.safetensors").read_bytes()
+
     def find(self, role: str, owner: str) -> list[psutil.Process]:
         """Processes by role: those of ROLES, started by the supervisor of `owner`."""
         words = ROLES[role]

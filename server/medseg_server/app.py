@@ -33,6 +33,7 @@ def main(grid: Grid, context: Context) -> None:
         grid,
         wait_for=tuple(folder.enrolled()),
         wait_s=WAIT_FOR_SITES_S,
+        on_waiting=lambda missing: store.event("waiting", sites=missing),
         on_versions=lambda site, spoken: store.event(
             "versions_differ",
             site=site,

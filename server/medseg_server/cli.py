@@ -250,6 +250,8 @@ def _sentence(event: dict[str, Any]) -> str:
     match event["event"]:
         case "described":
             return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
+        case "waiting":
+            return f"waiting for {', '.join(event['sites'])} to connect"
         case "round_finished":
             absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
             loss = event["training_loss"]

@@ -47,8 +47,11 @@ def want(folder: ServerFolder, name: str, wanted: Literal["running", "stopped"])
 
 
 def is_stopped(folder: ServerFolder, name: str) -> bool:
-    """Whether a run shall not go on for now."""
-    wanted = json.loads((folder.run(name) / "wanted.json").read_bytes())["wanted"]
+    """Whether a run shall not go on for now; so is one of which nobody has said yet that it shall."""
+    try:
+        wanted = json.loads((folder.run(name) / "wanted.json").read_bytes())["wanted"]
+    except FileNotFoundError:
+        return True
     return bool(wanted == "stopped")
 
 

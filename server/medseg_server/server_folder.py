@@ -26,7 +26,7 @@ from medseg_core.files import sole_use, write_atomic
 from medseg_core.wire.enrolment import Address, Versions, fingerprint_of_keys
 from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import load_key, public_key_of
-from medseg_core.wire.versions import SPOKEN, newest_common
+from medseg_core.wire.versions import SPOKEN
 from medseg_server.requests import Coordinator
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -154,11 +154,11 @@ class ServerFolder:
         return {site: entry for site, entry in self.roster().items() if entry.status == "enrolled"}
 
     def coordinator(self) -> Coordinator:
-        """Who asks, and whose replies count. Raises WireVersionsError: a site speaks none of our wire versions."""
+        """Who asks, and whose replies count."""
         enrolled = self.enrolled()
         keys = {site: public_key_of(entry.signing_key) for site, entry in enrolled.items()}
+        common = {site: set(entry.wire_versions) & set(SPOKEN) for site, entry in enrolled.items()}
         versions = {
-            site: newest_common(entry.wire_versions, us="the coordinator", them=site)
-            for site, entry in enrolled.items()
-        }
+            site: max(spoken) for site, spoken in common.items() if spoken
+        }  # others refuse ours, by name
         return Coordinator(load_key(self.signing_key), keys, versions)

@@ -103,7 +103,7 @@ def main() -> None:
         federation = make_loopback(
             arguments.out, EXPERIMENT, cases=4, gateway_port=port, ports={SITES[1]: network.port}
         )
-        expected = _weights(federation.simulated())
+        expected = federation.weights(federation.simulated())
         are_right = []
         with federation.kept_up():
             for name in arguments.only or SCENARIOS:
@@ -130,12 +130,7 @@ def _run(federation: Loopback, network: FaultyNetwork, scenario: Callable[[Scena
         assert run.wait(RUN_S) == 0, "the run failed: see runs.log"
         disturbing.join()
     network.weather.clear()
-    return _weights(federation.run)
-
-
-def _weights(run: Path) -> bytes:
-    newest = max((run / "checkpoints").glob("round_*"))
-    return (newest / "weights.safetensors").read_bytes()
+    return federation.weights(federation.run)
 
 
 def _arguments() -> argparse.Namespace:

@@ -59,7 +59,7 @@ def main() -> None:
     arguments = _arguments()
     arguments.out.mkdir(parents=True)
     federation = make_loopback(arguments.out, EXPERIMENT, cases=6)
-    expected = _weights(federation.simulated())
+    expected = federation.weights(federation.simulated())
     storm = _Storm(federation, random.Random(arguments.seed))
     with federation.kept_up():
         same = []
@@ -92,7 +92,7 @@ class _Storm:
             while run.poll() is None and len(self.kills) < wanted:
                 self._kill_one(lambda: run.poll() is not None)
             assert run.wait(20 * PATIENCE_S) == 0, "the run failed: see runs.log"
-        return _weights(self.federation.run)
+        return self.federation.weights(self.federation.run)
 
     def _kill_one(self, is_over: Callable[[], bool]) -> None:
         """Kill the role that was killed least, at a random moment, and wait until the run has gone on."""
@@ -154,11 +154,6 @@ class _Storm:
 
 
 MOMENTS = dict.fromkeys(ROLES, ("any", "upload")) | {"serverapp": ("any", "checkpoint", "upload")}
-
-
-def _weights(run: Path) -> bytes:
-    newest = max((run / "checkpoints").glob("round_*"))
-    return (newest / "weights.safetensors").read_bytes()
 
 
 def _arguments() -> argparse.Namespace:

@@ -24,8 +24,10 @@ from medseg_core.federation_errors import (
     OccupiedServerFolderError,
     OccupiedSiteFolderError,
     RosterError,
+    WireVersionsError,
 )
 from medseg_core.files import write_atomic
+from medseg_core.wire import versions
 from medseg_core.wire.enrolment import SiteKit, SiteRequest, read_kit, read_request, sign
 from medseg_core.wire.signatures import make_key, public_text
 from medseg_server.enrolling import enrol, federation_fingerprint, read_request_file
@@ -85,6 +87,30 @@ def test_a_site_that_has_not_joined_says_how(tmp_path: Path) -> None:
     site, _ = make_site(tmp_path / "site")
     with pytest.raises(NotJoinedError, match="medseg-site join"):
         _ = site.kit
+
+
+def test_sides_without_a_common_wire_version_say_who_has_to_upgrade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = make_server(tmp_path / "server")
+    site, request = make_site(tmp_path / "north")
+    kit = enrol(server, request)
+    monkeypatch.setattr(versions, "SPOKEN", (2, 3))
+    with pytest.raises(WireVersionsError, match=r"north 1\. Upgrade medseg at north"):
+        enrol(server, request)
+    with pytest.raises(WireVersionsError, match=r"the coordinator 1\. Upgrade medseg at the coordinator"):
+        accept(site, kit)
+    assert not site.kit_file.exists()
+
+
+def test_one_site_that_fell_behind_keeps_no_run_from_the_others(tmp_path: Path) -> None:
+    server = make_server(tmp_path / "server")
+    for name in ("north", "south"):
+        enrol(server, make_site(tmp_path / name, name)[1])
+    with server.changing_roster() as roster:
+        roster["south"] = roster["south"].model_copy(update={"wire_versions": (7,)})
+    assert server.coordinator().versions == {"north": versions.WIRE_VERSION}
+    assert set(server.coordinator().roster) == {"north", "south"}
 
 
 def test_a_kit_for_another_site_or_of_older_keys_is_refused(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def test_a_run_waits_runs_stops_and_goes_on(folder: ServerFolder, name: str) -> 
     assert state(folder, name) == "waiting"
 
 
+def test_a_run_whose_folder_is_being_made_is_not_started_yet(folder: ServerFolder, name: str) -> None:
+    (folder.run(name) / "wanted.json").unlink()
+    assert state(folder, name) == "stopped"
+
+
 def test_a_failed_run_goes_on_only_by_hand(folder: ServerFolder, name: str) -> None:
     store = RunStore(folder.run(name))
     store.event("round_finished", round=2)
