@@ -27,7 +27,7 @@ from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 from medseg_core.types import Case, Geometry
 from medseg_core.wire.envelope import Envelope, seal
-from medseg_core.wire.header import Header, new_nonce, reply_to
+from medseg_core.wire.header import SCORE, SCORED_CASES, Header, new_nonce, reply_to
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run
 from medseg_server.run_store import RunStore
@@ -231,7 +231,12 @@ def scripted_site(
         header, payload = request.header, b""
         match header.kind:
             case "train":
-                reply = reply_to(header, counts={"cases": cases, "steps": 1}, scalars={"loss": 1.0})
+                scored = header.split is not None
+                reply = reply_to(
+                    header,
+                    counts={"cases": cases, "steps": 1} | ({SCORED_CASES: 1} if scored else {}),
+                    scalars={"loss": 1.0} | ({SCORE: dice(request)} if scored else {}),
+                )
                 payload = encode_tensors(update(request))
             case "evaluate":
                 reply = reply_to(header, counts={"cases": 1}, scalars={"dice": dice(request)})

@@ -21,7 +21,7 @@ from medseg_core.federation.codec import encode_tensors
 from medseg_core.federation.update import ModelSpec, check_update
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
-from medseg_core.wire.header import Header, refusal_to, reply_to
+from medseg_core.wire.header import SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
@@ -30,7 +30,7 @@ _COUNTED = {
 }
 _COUNTS = {
     "describe": _COUNTED,
-    "train": {"cases", "steps"},
+    "train": {"cases", "steps", SCORED_CASES},
     "evaluate": {"cases"},
     "publish": {"files", "bytes"},
 }
@@ -73,10 +73,30 @@ class EgressGuard:
         """
         if self.policy is None:
             return
-        self.policy.require_statistics(question.header)
+        header = question.header
+        if header.kind == "evaluate" and header.split is not None:
+            self.policy.require_statistics(header.split)
         if n_patients is not None:
-            self.policy.require_patients(question.header, n_patients)
-        require_budget(self.policy, question.header, question.sha256, self._answers())
+            self.policy.require_patients(header.kind, n_patients)
+        self._require_budget(header.kind, question)
+
+    def require_score_allowed(self, question: Question, n_patients: int) -> None:
+        """The score that a train request asks for may leave with the update. Raises PolicyError, WireError."""
+        if self.policy is None:
+            return
+        self.policy.require_statistics("validation")
+        self.policy.require_patients("evaluate", n_patients)
+        self._require_budget("evaluate", question)
+
+    def _require_budget(self, kind: Kind, question: Question) -> None:
+        assert self.policy is not None
+        require_budget(
+            self.policy,
+            kind,
+            question.header,
+            request_sha256=question.sha256,
+            answers=self._answers(),
+        )
 
     def release_update(
         self,
@@ -87,9 +107,11 @@ class EgressGuard:
         counts: Mapping[str, int],
         scalars: Mapping[str, float | None],
         n_patients: int,
+        scored_patients: int = 0,
     ) -> Envelope:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
+        `scalars` may hold the score of the model that came, which rests on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
         norm = before = check_update(update, spec, max_norm=None)
@@ -98,10 +120,12 @@ class EgressGuard:
             update = _scaled(update, limit / norm)
             norm = check_update(update, spec, max_norm=limit)
         self.require_allowed(question, n_patients)
+        if SCORE in scalars:
+            self.require_score_allowed(question, scored_patients)
         told = {**scalars, "update_norm": norm}
+        _require_declared(told, _TRAINING | ({SCORE} if question.header.split else set()))
         if self.policy and "training" not in self.policy.statistics:
-            told = {}
-        _require_declared(told, _TRAINING)
+            told = {name: figure for name, figure in told.items() if name == SCORE}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
         return self._release(question, header, encode_tensors(update), norm, before)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from medseg_core.config import AlgorithmName, Experiment, NetworkName, PositiveFloat, PositiveInt, Section
 from medseg_core.errors import PolicyError
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import Header, Name
+from medseg_core.wire.header import Kind, Name, Split
 
 Statistic = Literal["training", "validation", "test"]
 
@@ -45,21 +45,21 @@ class Policy(Section):
             asked = f"the network has {n_numbers:,} numbers"
             raise PolicyError(RefusalCode.MODEL_TOO_LARGE, "max_parameters", asked, self.max_parameters)
 
-    def require_statistics(self, request: Header) -> None:
+    def require_statistics(self, split: Split) -> None:
         """The scores that are asked for may leave. Raises PolicyError."""
-        if request.split is not None and request.split not in self.statistics:
-            asked = f"{request.split} scores are asked for"
+        if split not in self.statistics:
+            asked = f"{split} scores are asked for"
             raise PolicyError(RefusalCode.NOT_RELEASED, "statistics", asked, list(self.statistics))
 
-    def require_patients(self, request: Header, n_patients: int) -> None:
-        """An answer rests on enough patients, or on none. Raises PolicyError.
+    def require_patients(self, kind: Kind, n_patients: int) -> None:
+        """An answer of a kind rests on enough patients, or on none. Raises PolicyError.
 
         `n_patients` are those that the answer tells of; a description tells of those that training would use.
         """
-        key = "min_patients_score" if request.kind == "evaluate" else "min_patients_update"
+        key = "min_patients_score" if kind == "evaluate" else "min_patients_update"
         least: int = getattr(self, key)
         if 0 < n_patients < least:
-            asked = f"{request.kind} of {n_patients} patients is asked for"
+            asked = f"{kind} of {n_patients} patients is asked for"
             raise PolicyError(RefusalCode.TOO_FEW_PATIENTS, key, asked, least)
 
     def require_size(self, n_bytes: int) -> None:

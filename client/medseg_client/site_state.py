@@ -113,7 +113,7 @@ class SiteState:
         return self.folder / request.run
 
     def _folder_of(self, request: Header) -> Path:
-        kind = f"{request.kind}_{request.split}" if request.split else request.kind
+        kind = f"evaluate_{request.split}" if request.kind == "evaluate" else request.kind
         return self._run(request) / _transaction(kind, request.round, request.attempt)
 
     def _prune(self, request: Header) -> None:

@@ -25,6 +25,7 @@ from medseg_core.errors import (
     DivergedError,
     ModelSignatureError,
     OutOfMemoryError,
+    PolicyError,
     RoundOverError,
     UpdateError,
     WireError,
@@ -36,10 +37,10 @@ from medseg_core.learning.local_training import RoundContext, TrainingReport, de
 from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.networks import build_network, numbers_that_travel
 from medseg_core.learning.signed_model import check_files, unpack_model
-from medseg_core.learning.weights import get_weights, parameter_names, set_weights
+from medseg_core.learning.weights import Weights, get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
-from medseg_core.wire.header import Header
+from medseg_core.wire.header import SCORE, SCORED_CASES, Header
 
 MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
 Trained = tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]
@@ -191,11 +192,16 @@ class Trainer:
         return reply
 
     def _train(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
-        """Train for a round from the model sent and the state last counted; reply with the difference."""
-        request, cases = question.header, self._data_of(experiment).train
+        """Train for a round from the model sent and the state last counted; reply with the difference.
+
+        And with the model's validation score, where the request asks for it and policy allows.
+        """
+        request, data = question.header, self._data_of(experiment)
+        cases = data.train
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
         start = decode_tensors(question.payload, spec)
+        score = self._score_before_training(question, experiment, data, start)
         memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
         report, new_memory = self._within_memory(
             experiment,
@@ -215,15 +221,33 @@ class Trainer:
                 question,
                 delta(get_weights(network), start),
                 spec,
-                counts={"cases": report.n_cases, "steps": report.n_steps},
-                scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s},
+                counts={"cases": report.n_cases, "steps": report.n_steps}
+                | ({SCORED_CASES: len(data.validation)} if score else {}),
+                scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s}
+                | score,
                 n_patients=n_patients,
+                scored_patients=count_patients(data.validation),
             ).to_bytes()
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
         kept = new_memory if experiment.federation.optimiser_memory else None
         self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
+
+    def _score_before_training(
+        self, question: Question, experiment: Experiment, data: SiteData, weights: Weights
+    ) -> dict[str, float | None]:
+        """Validation Dice of the model sent; nothing where it is not asked for, or this site keeps it."""
+        if question.header.split is None:
+            return {}
+        try:
+            self._guard.require_score_allowed(question, count_patients(data.validation))
+        except (PolicyError, WireError) as error:
+            log.warning("no score leaves with the update: %s", error)
+            return {}
+        network, _ = self._network(experiment)
+        set_weights(network, weights)
+        return {SCORE: validation_dice(network, data.validation, experiment)}
 
     def _within_memory(self, experiment: Experiment, train: Callable[..., Trained]) -> Trained:
         """Train; where the device cannot hold a batch, once more with batches in two parts, and so from then on."""

@@ -15,6 +15,7 @@ HEADER_BYTES_MAX = 1 << 20  # 4096 counts or scalars with the longest keys stay 
 ENTRIES_MAX = 4096  # a score with interval for 200 labels and 6 metrics needs 3600
 
 Kind = Literal["describe", "train", "evaluate", "publish"]
+Split = Literal["validation", "test"]
 Direction = Literal["request", "reply", "refusal"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:-]{0,159}$")]
@@ -31,13 +32,26 @@ def _spoken(version: int) -> int:
     return version
 
 
+SCORE, SCORED_CASES = (
+    "validation_dice",
+    "validation_cases",
+)  # in a train reply: of the model that the request brought
+_SPLITS: dict[Kind, tuple[Split | None, ...]] = {
+    "describe": (None,),
+    "train": (None, "validation"),
+    "evaluate": ("validation", "test"),
+    "publish": (None,),
+}
+
+
 class Header(BaseModel):
     """What an envelope says about itself. Frozen; unknown fields, text, NaN and infinity are refused.
 
     `scalars` uses None for a figure that is not defined, such as a score over no case. `counted_round` and
     `counted_attempt` name, in a train request, the last update of this site that entered the global model
-    (0, 0: none). `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
-    left: whoever keeps them can tell later whether lines were cut from it.
+    (0, 0: none). A train request with `split` asks for the validation score of the model that it brings, too:
+    that of the round before. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger
+    under which it left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -59,7 +73,7 @@ class Header(BaseModel):
     payload_bytes: Count = 0
     counted_round: RoundNumber = 0
     counted_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    split: Literal["validation", "test"] | None = None
+    split: Split | None = None
     code: RefusalCode | None = None
     ledger_sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     ledger_head: Sha256 | None = None  # of the line with that number
@@ -72,13 +86,22 @@ class Header(BaseModel):
             raise ValueError("code belongs to refusals, and they need it")
         if self.direction == "refusal" and (self.counts or self.scalars):
             raise ValueError("a refusal carries its code and no figure")
-        if (self.kind == "evaluate") != (self.split is not None):
-            raise ValueError("split belongs to evaluate, and it needs one")
+        if self.split not in _SPLITS[self.kind]:
+            raise ValueError("split belongs to evaluate, which needs one; train may name validation")
+        if self.kind == "train" and self.scored_round == 0:
+            raise ValueError("round 1 trains from a model that no round has made: it is not scored")
         if (self.ledger_sequence is None) != (self.ledger_head is None):
             raise ValueError("ledger_sequence and ledger_head go together")
         if self.ledger_head is not None and self.direction == "request":
             raise ValueError("ledger_head belongs to replies and refusals")
         return self
+
+    @property
+    def scored_round(self) -> int | None:
+        """The round whose model is, or would be, scored; None where no score is asked for."""
+        if self.split is None:
+            return None
+        return self.round - 1 if self.kind == "train" else self.round
 
     @model_validator(mode="after")
     def _payload_where_allowed(self) -> "Header":

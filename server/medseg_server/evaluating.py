@@ -1,9 +1,10 @@
-"""The global model scored at the sites: on validation after a round, on the test cases once, at the end."""
+"""The global model scored at the sites: on validation as the next round trains, on the test cases once, at the end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medseg_core.assessment.released import Figures, read_figures
+from medseg_core.config import Experiment
 from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
@@ -13,6 +14,10 @@ from medseg_server.requests import ask
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]
+Told = (
+    float | None | str
+)  # a site's validation Dice, None where it has no validation case, or why there is none
+Described = Mapping[str, Mapping[str, int]]  # what each site counted
 
 
 @dataclass(frozen=True)
@@ -24,25 +29,58 @@ class Tested:
     server: Mapping[str, float | int | None] | None = None  # on the coordinator's own cases
 
 
-def evaluate_if_due(
-    run: Run, state: ServerState, history: list[Record], described: Mapping[str, Mapping[str, int]]
-) -> None:
-    """Score the model of the last round on validation, once, and keep its checkpoint if it is the best so far.
+def is_due(experiment: Experiment, record: Record) -> bool:
+    """Whether the model of a round is to be scored on validation, and has not been."""
+    number, evaluation = record["round"], experiment.evaluation
+    is_last = number == experiment.federation.rounds
+    return "validation_dice" not in record and (is_last or number % evaluation.every_rounds == 0)
+
+
+def evaluate_last(run: Run, state: ServerState, history: list[Record], described: Described) -> None:
+    """Score the model of the last round on validation, if that is not done: no training follows that would.
 
     Raises SiteAnswersError where no site gives a score.
     """
-    record = history[-1]
-    every, total = run.experiment.evaluation.every_rounds, run.experiment.federation.rounds
-    if (state.round % every and state.round != total) or "validation_dice" in record:
+    if not is_due(run.experiment, history[-1]):
         return
-    n_cases = {site: counts["validation_cases"] for site, counts in described.items()}
     scores, absent, traffic = _evaluate(run, state, "validation", tuple(described))
-    absent |= {s: fault for s, own in scores.items() if (fault := _fault(own, n_cases[s]))}
-    dice = {s: d for s, own in sorted(scores.items()) if s not in absent and (d := own["dice"]) is not None}
+    told: dict[str, Told] = {
+        site: told_dice(own, described[site]["validation_cases"]) for site, own in scores.items()
+    }
+    note_scores(run, state, history, told=told | absent, described=described, traffic=traffic)
+
+
+def told_dice(scores: Scores, n_cases: int) -> Told:
+    """The validation Dice that a site tells, or what is wrong with it."""
+    if scores.get("cases") != n_cases:
+        return "bad_count"
+    dice = scores.get("dice", -1.0)  # null where a site has no validation case
+    if (dice is None) != (n_cases == 0) or not 0 <= (dice or 0.0) <= 1:
+        return "bad_score"
+    return dice
+
+
+def note_scores(
+    run: Run,
+    state: ServerState,
+    history: list[Record],
+    *,
+    told: Mapping[str, Told],
+    described: Described,
+    traffic: Mapping[str, int],
+) -> None:
+    """Write down the validation scores of the newest model, and keep its checkpoint if it is the best so far.
+
+    `told` is what each site says, or why it says nothing. Raises SiteAnswersError where no site gives a score.
+    """
+    absent = {site: why for site, why in told.items() if isinstance(why, str)}
+    dice = {site: d for site, d in sorted(told.items()) if isinstance(d, float)}
     if not dice:
         raise SiteAnswersError("evaluate", absent)
-    mean = sum(d * n_cases[s] for s, d in dice.items()) / sum(n_cases[s] for s in dice)
-    record |= {"validation_dice": mean, "sites": dice, "evaluation": traffic}
+    n_cases = {site: described[site]["validation_cases"] for site in dice}
+    mean = sum(d * n_cases[site] for site, d in dice.items()) / sum(n_cases.values())
+    record = history[-1]
+    record |= {"validation_dice": mean, "sites": dice, "evaluation": dict(traffic)}
     if run.own_data is not None:
         record["server_dice"] = run.own_data.dice(dict(state.weights))
     run.store.event("evaluated", round=state.round, absent=absent, **scores_of(record))
@@ -59,7 +97,7 @@ def test_chosen(run: Run, chosen_round: int, sites: tuple[str, ...]) -> dict[str
     return scores
 
 
-def test_and_read(run: Run, chosen_round: int, described: Mapping[str, Mapping[str, int]]) -> Tested:
+def test_and_read(run: Run, chosen_round: int, described: Described) -> Tested:
     """As `test_chosen`, across hospitals: what each site released, checked; a site without it is absent, with a reason.
 
     Raises SiteAnswersError where a required site is absent, or every site.
@@ -118,13 +156,3 @@ def _evaluate(
         traffic["bytes_down"] += answer.bytes_down
         traffic["bytes_up"] += answer.bytes_up
     return scores, absent, traffic
-
-
-def _fault(scores: Scores, n_cases: int) -> str:
-    """What is wrong with a site's validation scores; empty where nothing is."""
-    if scores.get("cases") != n_cases:
-        return "bad_count"
-    dice = scores.get("dice", -1.0)  # null where a site has no validation case
-    if (dice is None) != (n_cases == 0) or not 0 <= (dice or 0.0) <= 1:
-        return "bad_score"
-    return ""

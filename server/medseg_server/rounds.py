@@ -4,7 +4,7 @@ The same loop drives a simulation and a real federation; only the transport diff
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,8 +19,20 @@ from medseg_core.federation.update import ClientUpdate, ModelSpec, check_update,
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights, parameter_names
 from medseg_core.seeding import derive_seed
+from medseg_core.wire.codes import RefusalCode
+from medseg_core.wire.header import SCORE, SCORED_CASES
 from medseg_server.describing import describe
-from medseg_server.evaluating import best_round, evaluate_if_due, scores_of, test_chosen
+from medseg_server.evaluating import (
+    Described,
+    Told,
+    best_round,
+    evaluate_last,
+    is_due,
+    note_scores,
+    scores_of,
+    test_chosen,
+    told_dice,
+)
 from medseg_server.requests import Answer, ask
 from medseg_server.run import Record, Run
 
@@ -63,13 +75,11 @@ def train(run: Run) -> Trained:
     _check_possible(run.experiment, described)
     algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
     state, history = _restore(run, algorithm, spec)
-    if history:
-        evaluate_if_due(run, state, history, described)  # where the last process died between the two
     while state.round < run.experiment.federation.rounds:
-        state, record = _round(run, algorithm, spec, state=state, described=described)
+        state, record = _round(run, algorithm, spec, state=state, history=history, described=described)
         history.append(record)
         save_checkpoint(run.store.checkpoints, state, {"history": history})
-        evaluate_if_due(run, state, history, described)
+    evaluate_last(run, state, history, described)
     best = best_round(history)
     run.store.event("trained", best_round=best, rounds=state.round)
     return Trained(run.identifier, best, tuple(history), described)
@@ -106,35 +116,50 @@ def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerSta
     return state, []
 
 
+@dataclass(frozen=True)
+class _Returned:
+    """What came back in a round."""
+
+    contributed: dict[str, Record] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)  # who did not contribute, and why
+    told: dict[str, Told] = field(default_factory=dict)  # scores of the model that was sent
+    traffic: dict[str, int] = field(
+        default_factory=lambda: {"bytes_down": 0, "bytes_up": 0}
+    )  # for a score alone
+
+
 def _round(
     run: Run,
     algorithm: Algorithm,
     spec: ModelSpec,
     *,
     state: ServerState,
-    described: Mapping[str, Mapping[str, int]],
+    history: list[Record],
+    described: Described,
 ) -> tuple[ServerState, Record]:
-    """One round: ask the participants, add each update as it arrives, step."""
+    """One round: ask the participants, add each update as it arrives, step.
+
+    The same message asks for the validation score of the model that it brings, where one is due. A site that is not
+    drawn for training is asked for the score alone.
+    """
     number = state.round + 1
     attempt = run.next_attempt("round_started", number)
     names = choose_participants(run.experiment, tuple(described), number)
-    cases = {site: described[site]["train_cases"] for site in names}
+    is_scoring = bool(history) and is_due(run.experiment, history[-1])
     accumulator = algorithm.start(state, spec)
-    contributed: dict[str, Record] = {}
-    absent: dict[str, str] = {}
-    for site, outcome in _add_updates(
-        algorithm, accumulator, run.experiment, answers=_ask_to_train(run, state, names, attempt), cases=cases
-    ):
-        if isinstance(outcome, str):
-            absent[site] = outcome
-            run.store.event("rejected", round=number, site=site, reason=outcome)
-        else:
-            contributed[site] = outcome
+    answers = _ask(run, state, attempt, to_train=names, to_score=tuple(described) if is_scoring else ())
+    returned = _receive(
+        run, algorithm, accumulator, number=number, answers=answers, participants=names, described=described
+    )
+    contributed, absent = returned.contributed, returned.absent
     try:
         _check_participation(run.experiment, number, contributed, absent)
     except RunError:
         run.store.event("round_failed", round=number, attempt=attempt, **_participation(contributed, absent))
         raise
+    if is_scoring:
+        told, traffic = returned.told, returned.traffic
+        note_scores(run, state, history, told=told, described=described, traffic=traffic)
     new_state, diagnostics = algorithm.finish(
         accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
     )
@@ -144,35 +169,67 @@ def _round(
     return new_state, record
 
 
-def _ask_to_train(run: Run, state: ServerState, sites: tuple[str, ...], attempt: int) -> Iterator[Answer]:
-    """Send the model of a state to sites; each is told which of its updates was the last to count."""
+def _ask(
+    run: Run, state: ServerState, attempt: int, *, to_train: tuple[str, ...], to_score: tuple[str, ...]
+) -> Iterator[Answer]:
+    """Send the model of a state to sites; each that trains is told which of its updates was the last to count."""
     headers = {}
-    for site in sites:
+    for site in to_train:
         counted_round, counted_attempt = state.counted.get(site, (0, 0))
-        counted = {"counted_round": counted_round, "counted_attempt": counted_attempt}
-        headers[site] = run.header("train", site, state.round + 1, attempt, **counted)
+        more = {"counted_round": counted_round, "counted_attempt": counted_attempt}
+        split = "validation" if site in to_score else None
+        headers[site] = run.header("train", site, state.round + 1, attempt, split=split, **more)
+    if others := [site for site in to_score if site not in to_train]:
+        attempt = run.next_attempt("evaluating_validation", state.round)
+        for site in others:
+            headers[site] = run.header("evaluate", site, state.round, attempt, split="validation")
     deadline_s = run.experiment.federation.deadline_s
     return ask(run.coordinator, run.transport, headers, encode_tensors(state.weights), deadline_s=deadline_s)
 
 
-def _add_updates(
+def _receive(
+    run: Run,
     algorithm: Algorithm,
     accumulator: Accumulator,
-    experiment: Experiment,
     *,
+    number: int,
     answers: Iterator[Answer],
-    cases: Mapping[str, int],
-) -> Iterator[tuple[str, Record | str]]:
-    """Add updates as they arrive, weighted by each site's `cases`; what each contributed, or why it did not."""
+    participants: tuple[str, ...],
+    described: Described,
+) -> _Returned:
+    """Take answers as they arrive; updates are weighted by the cases that sites described."""
+    returned = _Returned()
+    cases = {site: described[site]["train_cases"] for site in participants}
     weights = integer_weights(cases)
     for answer in answers:
-        try:
-            update = _update_in(answer, accumulator.spec, experiment, cases[answer.site])
-            algorithm.add(accumulator, update, weights[answer.site])
-        except UpdateError as error:
-            yield answer.site, error.reason
+        site = answer.site
+        if site not in weights:
+            returned.traffic["bytes_down"] += answer.bytes_down
+            returned.traffic["bytes_up"] += answer.bytes_up
         else:
-            yield answer.site, _contribution(answer)
+            try:
+                update = _update_in(answer, accumulator.spec, run.experiment, cases[site])
+                algorithm.add(accumulator, update, weights[site])
+            except UpdateError as error:
+                returned.absent[site] = error.reason
+                run.store.event("rejected", round=number, site=site, reason=error.reason)
+            else:
+                returned.contributed[site] = _contribution(answer)
+        n_scored = described[site]["validation_cases"]
+        returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
+    return returned
+
+
+def _score_in(answer: Answer, n_cases: int) -> Told:
+    """The validation Dice in an answer, or why there is none."""
+    if answer.reply is None:
+        return answer.reason
+    header = answer.reply.header
+    if header.kind == "evaluate":
+        return told_dice({**header.scalars, **header.counts}, n_cases)
+    if SCORE not in header.scalars:
+        return str(RefusalCode.NOT_RELEASED)
+    return told_dice({"dice": header.scalars[SCORE], "cases": header.counts.get(SCORED_CASES)}, n_cases)
 
 
 def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class Terminal:
     def __init__(self, progress: Progress, experiment: Experiment) -> None:
         self._progress, self._experiment = progress, experiment
         self._bars: dict[str, Any] = {}
+        self._scores: dict[str, str] = {}  # by model
         self._is_new_stage = False
 
     def on_case(self, total: int) -> None:
@@ -55,12 +56,12 @@ class Terminal:
         self._is_new_stage = True
 
     def on_round(self, model: str, record: dict[str, Any]) -> None:
-        """A round is trained, or evaluated."""
+        """A round is trained, or evaluated: the score of the last one that was stays until the next."""
         if self._is_new_stage:
             self._remove_rounds()
-        figures = f"loss {record['training_loss']:.3f}"
         if "validation_dice" in record:
-            figures += f"  validation Dice {record['validation_dice']:.3f}"
+            self._scores[model] = f"  validation Dice {record['validation_dice']:.3f}"
+        figures = f"loss {record['training_loss']:.3f}{self._scores.get(model, '')}"
         bar = self._bar(model, self._experiment.federation.rounds)
         self._progress.update(bar, completed=record["round"], figures=figures)
 
@@ -74,6 +75,7 @@ class Terminal:
     def _remove_rounds(self) -> None:
         for name in [n for n in self._bars if n != "cases"]:
             self._progress.remove_task(self._bars.pop(name))
+        self._scores.clear()
         self._is_new_stage = False
 
     def _bar(self, name: str, total: int) -> Any:

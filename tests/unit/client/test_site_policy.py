@@ -204,6 +204,68 @@ def test_a_round_that_was_trained_again_is_scored_again(tmp_path: Path) -> None:
     assert score(trainer, 3, attempt=3).code is RefusalCode.BUDGET_SPENT
 
 
+def trained(trainer: Trainer, number: int, seed: int, **fields: Any) -> Header:
+    """Header of the answer to a request to train for a round, and to score the model before that."""
+    return ask(
+        trainer,
+        weights=initial_weights(EXPERIMENT, seed),
+        **{"round": number, "split": "validation", **fields},
+    )
+
+
+def test_a_score_leaves_with_an_update_where_it_is_asked_for(tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path, [], min_patients_update=1, min_patients_score=1)
+    alone, with_training = score(trainer, 0, round=1), trained(trainer, 2, 0)
+    assert with_training.scalars["validation_dice"] == alone.scalars["dice"]
+    assert with_training.counts == {"cases": 2, "steps": 1, "validation_cases": 1}
+
+
+def test_a_score_before_training_changes_no_bit_of_the_update(tmp_path: Path) -> None:
+    updates = [
+        opened(
+            trainer_in(tmp_path / str(split), [], min_patients_update=1, min_patients_score=1).handle(
+                make_request(EXPERIMENT, weights=initial_weights(EXPERIMENT), round=2, split=split)
+            )
+        ).payload
+        for split in (None, "validation")
+    ]
+    assert updates[0] == updates[1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "hint"),
+    [
+        ({"statistics": ("training",)}, "statistics"),
+        ({"min_patients_score": 2}, "min_patients_score"),
+        ({"max_evaluations": 1}, "max_evaluations"),
+    ],
+)
+def test_an_update_leaves_without_the_score_that_policy_keeps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rules: dict[str, Any], hint: str
+) -> None:
+    trainer = trainer_in(tmp_path, [], **{"min_patients_update": 1, "min_patients_score": 1, **rules})
+    trained(trainer, 2, 0)
+    answer = trained(trainer, 3, 1)
+    assert (answer.direction, answer.code) == ("reply", None)
+    assert answer.counts == {"cases": 2, "steps": 1}
+    assert "validation_dice" not in answer.scalars
+    assert hint in caplog.text
+
+
+def test_figures_of_training_that_policy_keeps_do_not_keep_the_score(tmp_path: Path) -> None:
+    rules = {"min_patients_update": 1, "min_patients_score": 1, "statistics": ("validation",)}
+    assert list(trained(trainer_in(tmp_path, [], **rules), 2, 0).scalars) == ["validation_dice"]
+
+
+def test_one_model_a_round_is_scored_whichever_way_it_is_asked_for(tmp_path: Path) -> None:
+    faults: list[Exception] = []
+    trainer = trainer_in(tmp_path, faults, min_patients_update=1, min_patients_score=1, max_evaluations=1)
+    trained(trainer, 2, 0)
+    assert score(trainer, 0, round=1, attempt=2).code is None  # the same model: charged once
+    assert score(trainer, 1, round=1, attempt=3).code is RefusalCode.BUDGET_SPENT
+    assert "validation_dice" not in trained(trainer, 2, 1, attempt=2).scalars
+
+
 def test_a_policy_that_allows_all_changes_no_bit_of_an_update(tmp_path: Path) -> None:
     plain = make_trainer(tmp_path / "plain", EXPERIMENT, DATA)
     request = make_request(EXPERIMENT)

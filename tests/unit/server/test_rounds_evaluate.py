@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import (
     ScriptedTransport,
     constant_update,
+    initial_weights,
     make_experiment,
     make_federation,
     make_run,
     make_site_data,
+    opened,
     scripted_site,
     site_key,
 )
@@ -21,7 +24,7 @@ from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.errors import SiteAnswersError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
-from medseg_core.wire.header import refusal_to, reply_to
+from medseg_core.wire.header import refusal_to
 from medseg_server import evaluating
 from medseg_server.rounds import Run, train
 
@@ -52,7 +55,7 @@ def run_with(folder: Path, dice: dict[str, Callable[[Envelope], float | None]], 
 
 
 def by_round(*scores: float) -> Callable[[Envelope], float]:
-    return lambda request: scores[request.header.round - 1]
+    return lambda request: scores[(request.header.scored_round or 0) - 1]
 
 
 def test_rounds_read_no_test_case(tmp_path: Path) -> None:
@@ -105,22 +108,71 @@ def test_a_score_that_no_case_can_have_is_not_believed(tmp_path: Path, score: fl
     assert trained.history[0]["sites"] == {"north": 0.1}
 
 
-@pytest.mark.parametrize("counts", [{"cases": 99}, {}])
-def test_a_score_over_other_cases_than_described_is_not_believed(
-    tmp_path: Path, counts: dict[str, int]
-) -> None:
+@pytest.mark.parametrize("claimed", [99, None])
+def test_a_score_over_other_cases_than_described_is_not_believed(tmp_path: Path, claimed: int | None) -> None:
     plain = scripted_site("south", constant_update(EXPERIMENT, 0.1))
 
-    def lying(request: Envelope) -> bytes | list[bytes] | None:
-        if request.header.kind != "evaluate":
-            return plain(request)
-        reply = reply_to(request.header, counts=counts, scalars={"dice": 1.0})
-        return seal(reply, b"", site_key("south")).to_bytes()
+    def lying(request: Envelope) -> bytes:
+        told, asked = opened(plain(request)), request.header
+        if asked.split is None:
+            return told.to_bytes()
+        name = "validation_cases" if asked.kind == "train" else "cases"
+        counts = {n: c for n, c in told.header.counts.items() if n != name}
+        header = told.header.model_copy(update={"counts": counts | ({name: claimed} if claimed else {})})
+        return seal(header, told.payload, site_key("south")).to_bytes()
 
     answers = {"north": scripted_site("north", constant_update(EXPERIMENT, 0.1)), "south": lying}
     run = make_run(tmp_path, EXPERIMENT, ScriptedTransport(answers))
-    assert train(run).history[0]["sites"] == {"north": 0.5}
-    assert run.store.events("evaluated")[0]["absent"] == {"south": "bad_count"}
+    history = train(run).history
+    assert [record["sites"] for record in history] == [{"north": 0.5}] * 3
+    assert [e["absent"] for e in run.store.events("evaluated")] == [{"south": "bad_count"}] * 3
+    assert "south" in history[1]["contributed"]  # its update is as good as before
+
+
+def test_the_score_of_a_model_comes_with_the_next_training_and_the_last_ones_alone(tmp_path: Path) -> None:
+    run = run_with(tmp_path, {"north": by_round(0.1, 0.2, 0.3)})
+    history = train(run).history
+    assert [record["validation_dice"] for record in history] == [0.1, 0.2, 0.3]
+    sent = [(e.header.kind, e.header.round, e.header.split) for e in run.transport.sent]  # type: ignore[attr-defined]
+    assert sent == [
+        ("describe", 0, None),
+        ("train", 1, None),
+        ("train", 2, "validation"),
+        ("train", 3, "validation"),
+        ("evaluate", 3, "validation"),
+    ]
+
+
+def test_a_site_that_is_not_drawn_for_training_is_asked_for_the_score_alone(tmp_path: Path) -> None:
+    dice = {site: by_round(0.1, 0.2, 0.3) for site in ("east", "north", "south")}
+    run = run_with(tmp_path, dice, federation={"rounds": 3, "participants": 1})
+    history = train(run).history
+    assert [sorted(record["sites"]) for record in history] == [["east", "north", "south"]] * 3
+    assert [len(record["contributed"]) for record in history] == [1, 1, 1]
+    with_training = [e.header for e in run.transport.sent if e.header.kind == "train" and e.header.split]  # type: ignore[attr-defined]
+    alone = [e.header for e in run.transport.sent if e.header.kind == "evaluate"]  # type: ignore[attr-defined]
+    assert (len(with_training), len(alone)) == (2, 2 * 2 + 3)
+
+
+def test_the_score_of_a_site_whose_update_is_not_accepted_does_not_count(tmp_path: Path) -> None:
+    shapes = initial_weights(EXPERIMENT)
+
+    def broken(request: Envelope) -> dict[str, Any]:
+        value = float("nan") if request.header.round == 2 else 0.1
+        return {name: np.full(array.shape, value, np.float32) for name, array in shapes.items()}
+
+    answers = {
+        "north": scripted_site("north", constant_update(EXPERIMENT, 0.1)),
+        "south": scripted_site("south", broken),
+    }
+    experiment = make_experiment(federation={"rounds": 3, "quorum": 1})
+    run = make_run(tmp_path, experiment, ScriptedTransport(answers))
+    train(run)
+    assert [sorted(e["sites"]) for e in run.store.events("evaluated")] == [
+        ["north"],
+        ["north", "south"],
+        ["north", "south"],
+    ]
 
 
 def refusing_evaluation(site: str) -> Callable[[Envelope], Any]:

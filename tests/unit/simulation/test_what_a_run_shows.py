@@ -85,11 +85,17 @@ def test_each_model_has_a_bar_with_its_round_loss_and_validation(terminal):
 
     watch.on_round("global", record(1))
     watch.on_round("global", record(1, validation_dice=0.5))
+    watch.on_round("global", record(2))
     watch.on_round("local:north", record(3))
 
     bars = [(task.description, task.completed, task.total, task.fields["figures"]) for task in progress.tasks]
     assert bars == [
-        ("global", 1, 4, "loss 1.250  validation Dice 0.500"),
+        (
+            "global",
+            2,
+            4,
+            "loss 1.250  validation Dice 0.500",
+        ),  # of round 1: that of round 2 comes with round 3
         ("local:north", 3, 4, "loss 1.250"),
     ]
 

@@ -89,6 +89,8 @@ def test_a_refusal_carries_its_code_and_nothing_else() -> None:
         ({"code": RefusalCode.INTERNAL}, "code belongs to refusals"),
         ({"kind": "evaluate"}, "split belongs to evaluate"),
         ({"split": "test"}, "split belongs to evaluate"),
+        ({"split": "validation", "round": 1}, "it is not scored"),
+        ({"kind": "describe", "split": "validation"}, "split belongs to evaluate"),
         ({"payload_bytes": 3}, "go together"),
         (
             {"kind": "describe", "direction": "reply", "in_reply_to": "1" * 32}
