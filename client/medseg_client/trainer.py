@@ -23,6 +23,7 @@ from medseg_core.config import Experiment
 from medseg_core.errors import (
     DataError,
     DivergedError,
+    MedsegError,
     ModelSignatureError,
     OutOfMemoryError,
     PolicyError,
@@ -85,7 +86,9 @@ class Trainer:
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
 
-    def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
+    def handle(
+        self, request_bytes: bytes | bytearray, *, is_over: Callable[[], bool] = lambda: False
+    ) -> bytes:
         """The reply or refusal to a request.
 
         Training ends at the next step once `is_over`, or once a later attempt at the same round was asked for.
@@ -110,6 +113,16 @@ class Trainer:
             except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
                 self.on_fault(error)
                 return self._refuse(question, _code_of(error))
+
+    def turn_away(self, data: bytes | bytearray, error: WireError) -> None:
+        """Note bytes that get no answer but the code of an error; a request that is at work gets its answer later."""
+        self.on_fault(error)
+        if error.code == RefusalCode.WORKING:
+            return
+        try:
+            self._guard.turn_away(data, RefusalCode(error.code))
+        except MedsegError as fault:  # the code leaves all the same: nothing of the site is in it
+            self.on_fault(fault)
 
     @contextmanager
     def _at_work_on(self, request: Header) -> Iterator[None]:
