@@ -74,7 +74,7 @@ def approve(
 
 @app.command()
 def sites(folder: Folder, as_json: AsJson = False) -> None:
-    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not."""
+    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not, its ledger."""
     from medseg_server.flower_control import FlowerControl
     from medseg_server.membership import connections, standings
 
@@ -87,6 +87,8 @@ def sites(folder: Folder, as_json: AsJson = False) -> None:
         until = f"until {standing.expires_at[:10]}" if standing.expires_at else "no valid certificate"
         words = (standing.site, standing.status, standing.fingerprint, until, standing.connection or "")
         typer.echo("  ".join(words).rstrip())
+        if head := standing.ledger:
+            typer.echo(f"    line {head.sequence} of its ledger: {head.sha256}")
 
 
 @app.command()

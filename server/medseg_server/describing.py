@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from medseg_core.config import experiment_toml
 from medseg_core.errors import SiteAnswersError
-from medseg_server.requests import ask
 from medseg_server.run import Run
 
 Counts = Mapping[str, int]
@@ -25,7 +24,7 @@ def describe(run: Run) -> dict[str, Counts]:
     counts, absent = dict(before), {}
     payload = experiment_toml(run.experiment).encode()  # a site may have agreed to its task beforehand
     deadline_s = run.experiment.federation.deadline_s
-    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, payload, deadline_s=deadline_s):
         site = answer.site
         if answer.reply is None:
             if site not in before:
