@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from medseg_client.answered import Answered
-from medseg_client.budget import require_budget
+from medseg_client.budget import budget_left, require_budget
 from medseg_client.ledger import Event, Ledger
 from medseg_client.policy import Policy
 from medseg_core.assessment.metrics import METRICS
@@ -23,6 +23,7 @@ from medseg_core.federation.update import ModelSpec, check_update
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
 from medseg_core.wire.header import SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
+from medseg_core.wire.site_facts import FACT_NAMES
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
@@ -90,6 +91,11 @@ class EgressGuard:
         self.policy.require_patients("evaluate", n_patients)
         self._require_budget("evaluate", question)
 
+    def budget_left(self, kind: Kind, task: str) -> int:
+        """How many more answers of a kind the policy, which is there, gives to a task."""
+        assert self.policy is not None
+        return budget_left(self.policy, kind, task, self._answered)
+
     def _require_budget(self, kind: Kind, question: Question) -> None:
         assert self.policy is not None
         require_budget(
@@ -145,6 +151,8 @@ class EgressGuard:
         A figure that is not finite leaves as null. Raises PolicyError.
         """
         self.require_allowed(question, n_patients)
+        if question.header.kind == "describe" and self.policy and "site" not in self.policy.statistics:
+            scalars = {}
         _require_declared(scalars, _figures(question.header, labels))
         header = reply_to(
             question.header, counts=_declared_counts(question, counts), scalars=_defined(scalars)
@@ -216,6 +224,8 @@ def _figures(request: Header, labels: Sequence[str]) -> set[str]:
             return {"dice"}
         case "evaluate", "test":
             return _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
+        case "describe", _:
+            return FACT_NAMES
         case _:
             return set()
 
