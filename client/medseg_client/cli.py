@@ -291,6 +291,19 @@ def status(
 
 
 @app.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="The file; without it, DIR/report.html.")] = None,
+) -> None:
+    """Write a page about what this site took part in, for its own people: it names cases and shows images."""
+    from medseg_client.site_report import write_site_report  # matplotlib: only when needed
+
+    path = out or folder / "report.html"
+    write_site_report(SiteFolder(folder), path)
+    typer.echo(f"report: {path}. It names cases and shows images: keep it as you keep those.")
+
+
+@app.command()
 def leave(
     folder: Folder,
     purge: Annotated[
