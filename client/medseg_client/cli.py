@@ -296,9 +296,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The file; without it, DIR/report.html.")] = None,
 ) -> None:
     """Write a page about what this site took part in, for its own people: it names cases and shows images."""
+    from medseg_client.membership import REPORT
     from medseg_client.site_report import write_site_report  # matplotlib: only when needed
 
-    path = out or folder / "report.html"
+    path = out or folder / REPORT
     write_site_report(SiteFolder(folder), path)
     typer.echo(f"report: {path}. It names cases and shows images: keep it as you keep those.")
 
@@ -307,7 +308,8 @@ def report(
 def leave(
     folder: Folder,
     purge: Annotated[
-        bool, typer.Option(help="Remove keys, approvals, models, state, prepared images and logs, too.")
+        bool,
+        typer.Option(help="Remove keys, approvals, models, state, prepared images, report and logs, too."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:

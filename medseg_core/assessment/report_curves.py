@@ -54,6 +54,8 @@ def draw_site_curve(dice: Mapping[int, float], tested: int | None) -> str:
         axes = figure.subplots()
         _prepare(axes, TITLES["validation_dice"])
         _draw(axes, "global", [dict(sorted(dice.items()))])
+        if len(dice) == 1:  # a line of one point shows nothing
+            axes.scatter(list(dice), list(dice.values()), s=16, color=COLOURS["global"])
         if tested is not None and tested in dice:
             _ring(axes, tested, dice[tested])
         _explain(axes)
