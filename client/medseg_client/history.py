@@ -63,7 +63,7 @@ class RunHistory:
 
 @dataclass
 class TurnedAwayBytes:
-    """What came that was no request of the coordinator."""
+    """What came that was not taken for a request of the coordinator."""
 
     listed: Counter[str] = field(default_factory=Counter)  # by code
     n_more: int = 0  # counted, not listed
