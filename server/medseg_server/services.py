@@ -57,7 +57,9 @@ def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> Non
     """Keep the coordinator's processes running, sites registered and runs going, until `stop` is set."""
     control = FlowerControl(folder)
     control.prepare()
-    supervisor = Supervisor(server_units(folder), folder.root, on_state=on_state)
+    notes = folder.root / "run" / "processes.json"
+    units = server_units(folder)
+    supervisor = Supervisor(units, logs=folder.root / "logs", notes=notes, on_state=on_state)
     steward = Steward(folder, control, on_state, supervisor.restart)
     thread = threading.Thread(target=steward.run, args=(stop,), name="steward")
     thread.start()
