@@ -59,7 +59,7 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sha256_of(data: bytes) -> str:
+def sha256_of(data: bytes | bytearray) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 

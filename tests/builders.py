@@ -28,6 +28,7 @@ from medseg_core.learning.weights import get_weights
 from medseg_core.types import Case, Geometry
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import SCORE, SCORED_CASES, Header, new_nonce, reply_to
+from medseg_core.wire.site_facts import SiteFacts
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run
 from medseg_server.run_store import RunStore
@@ -139,6 +140,27 @@ def ledger_of(folder: Path, *, site: str = "north") -> list[Entry]:
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def make_facts(**changes: Any) -> SiteFacts:
+    """What a hospital with a GPU tells of itself."""
+    facts: dict[str, Any] = {
+        "medseg": (0, 1, 0),
+        "torch": (2, 13, 0),
+        "device": "cuda",
+        "memory_gib": 80,
+        "cpu_threads": 16,
+        "spacing_mm": (0.66, 0.66, 3.0),
+        "size_voxels": (512, 512, 40),
+        "rounds_left": 1900,
+        "evaluations_left": 1950,
+        "min_patients_update": 5,
+        "min_patients_score": 6,
+        "max_parameters": 50_000_000,
+        "max_update_norm": 2.5,
+        "released": ("training", "test"),
+    }
+    return SiteFacts.model_validate(facts | changes)
 
 
 def initial_weights(experiment: Experiment, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:

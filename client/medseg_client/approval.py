@@ -15,6 +15,7 @@ _STATISTICS = {
     "training": "loss, seconds and norm of the update",
     "validation": "mean Dice of the global model on the validation cases",
     "test": "means and intervals over the test cases, once a run, by metric and label",
+    "site": "device, software versions, median spacing and size of the images, limits of this site's rules",
 }
 
 
@@ -34,6 +35,8 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     )
     yield "What leaves this site, checked and entered in its ledger:"
     yield "- once: how many cases and patients there are to train, validate and test on"
+    if "site" in policy.statistics:
+        yield f"- with that, whenever a run begins or resumes: {_STATISTICS['site']}"
     clip = f", scaled down to norm {policy.max_update_norm:g}" if policy.max_update_norm else ""
     yield f"- each round: by how much training moved the {n_numbers:,} numbers ({megabytes:.3g} MB){clip}"
     yield f"- each round: how many cases and steps{_and('training', policy)}"

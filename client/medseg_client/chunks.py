@@ -18,15 +18,20 @@ def cut(data: bytes) -> Iterator[Chunk]:
 
 
 def join(chunks: Iterable[Chunk | bytes], *, max_bytes: int) -> bytes:
-    """The data of all chunks. Raises WireError (too_large) as soon as they exceed `max_bytes`.
-
-    Bytes among them are what is no chunk: malformed.
-    """
+    """The data of all chunks. Raises WireError as `gather` does."""
     data = bytearray()
+    gather(chunks, data, max_bytes=max_bytes)
+    return bytes(data)
+
+
+def gather(chunks: Iterable[Chunk | bytes], data: bytearray, *, max_bytes: int) -> None:
+    """Add the data of all chunks to `data`. Raises WireError (too_large) as soon as it exceeds `max_bytes`.
+
+    Bytes among them are what is no chunk: malformed. `data` then holds what came, with them.
+    """
     for chunk in chunks:
+        data += chunk if isinstance(chunk, bytes) else chunk.data
         if isinstance(chunk, bytes):
             raise WireError(RefusalCode.MALFORMED, f"{len(chunk)} bytes that are no chunk")
-        data += chunk.data
         if len(data) > max_bytes:
             raise WireError(RefusalCode.TOO_LARGE, f"more than {max_bytes} bytes")
-    return bytes(data)

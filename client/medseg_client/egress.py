@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from medseg_client.budget import require_budget
-from medseg_client.ledger import Entry, Event, Ledger
+from medseg_client.answered import Answered
+from medseg_client.budget import budget_left, require_budget
+from medseg_client.ledger import Event, Ledger
 from medseg_client.policy import Policy
 from medseg_core.assessment.metrics import METRICS
 from medseg_core.errors import WireError
@@ -22,6 +23,7 @@ from medseg_core.federation.update import ModelSpec, check_update
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
 from medseg_core.wire.header import SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
+from medseg_core.wire.site_facts import FACT_NAMES
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
@@ -65,6 +67,7 @@ class EgressGuard:
         self, key: Ed25519PrivateKey, *, policy: Policy | None = None, ledger: Ledger | None = None
     ) -> None:
         self.policy, self._key, self._ledger = policy, key, ledger
+        self._answered = ledger.answered if ledger else Answered()
 
     def require_allowed(self, question: Question, n_patients: int | None = None) -> None:
         """An answer to the question would be within policy and budget. Raises PolicyError.
@@ -88,6 +91,11 @@ class EgressGuard:
         self.policy.require_patients("evaluate", n_patients)
         self._require_budget("evaluate", question)
 
+    def budget_left(self, kind: Kind, task: str) -> int:
+        """How many more answers of a kind the policy, which is there, gives to a task."""
+        assert self.policy is not None
+        return budget_left(self.policy, kind, task, self._answered)
+
     def _require_budget(self, kind: Kind, question: Question) -> None:
         assert self.policy is not None
         require_budget(
@@ -95,7 +103,7 @@ class EgressGuard:
             kind,
             question.header,
             request_sha256=question.sha256,
-            answers=self._answers(),
+            answered=self._answered,
         )
 
     def release_update(
@@ -143,6 +151,8 @@ class EgressGuard:
         A figure that is not finite leaves as null. Raises PolicyError.
         """
         self.require_allowed(question, n_patients)
+        if question.header.kind == "describe" and self.policy and "site" not in self.policy.statistics:
+            scalars = {}
         _require_declared(scalars, _figures(question.header, labels))
         header = reply_to(
             question.header, counts=_declared_counts(question, counts), scalars=_defined(scalars)
@@ -155,13 +165,18 @@ class EgressGuard:
 
     def release_again(self, question: Question, reply: bytes) -> bytes:
         """The stored reply to a request that came again, as it is; the ledger notes it the first time."""
-        if self._ledger is not None and not any(
-            entry.event == "repeat" and entry.request_sha256 == question.sha256
-            for entry in self._ledger.entries
-        ):
+        if self._ledger is not None and not self._answered.is_repeated(question.sha256):
             header = Envelope.from_bytes(reply, max_bytes=len(reply)).header
             self._ledger.append(_event("repeat", question, header))
         return reply
+
+    def turn_away(self, data: bytes | bytearray, code: RefusalCode) -> None:
+        """Note bytes that are no request of the coordinator, and get a bare code.
+
+        Raises UnusableFolderError, LedgerError.
+        """
+        if self._ledger is not None:
+            self._ledger.turn_away(data, code)
 
     def _release(
         self,
@@ -186,15 +201,7 @@ class EgressGuard:
 
     def _is_noted(self, question: Question, header: Header) -> bool:
         """The same refusal of the same request has its line: who repeats it cannot fill the disk."""
-        return header.direction == "refusal" and any(
-            entry.request_sha256 == question.sha256 and entry.header and entry.header.code == header.code
-            for entry in (self._ledger.entries if self._ledger else ())
-        )
-
-    def _answers(self) -> list[Entry]:
-        """What was released for the first time, refusals aside."""
-        entries = self._ledger.entries if self._ledger else ()
-        return [e for e in entries if e.event == "answer" and e.header and e.header.direction == "reply"]
+        return header.code is not None and self._answered.is_refused(question.sha256, header.code)
 
 
 def _event(kind: str, question: Question, header: Header, **more: float | None) -> Event:
@@ -217,6 +224,8 @@ def _figures(request: Header, labels: Sequence[str]) -> set[str]:
             return {"dice"}
         case "evaluate", "test":
             return _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
+        case "describe", _:
+            return FACT_NAMES
         case _:
             return set()
 

@@ -13,6 +13,9 @@ then the site's state stores it (site_state.py), then it is sent.
   when it comes again, with a line of its own; a budget counts both as one.
 - Killed between stored state and sending, or the answer was lost on its way: the request comes again and gets the
   stored bytes; a line says so, once.
+
+Bytes that are no request of the coordinator get a line, too: the same bytes once, and LINES_AN_HOUR lines at most. What
+comes beyond is counted, in one line when the hour is over or the trainer ends; a kill forgets that count.
 """
 
 import contextlib
@@ -20,68 +23,29 @@ import datetime as dt
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from medseg_client.answered import Answered
+from medseg_client.ledger_lines import (
+    GENESIS,
+    HEAD,
+    LINES,
+    Entry,
+    Event,
+    Line,
+    pass_lines,
+    read_ledger,
+    signed_line,
+)
+from medseg_client.turned_away import TurnedAway
 from medseg_core.errors import UnusableFolderError
 from medseg_core.federation_errors import LedgerError
 from medseg_core.files import sha256_of, sync_folder, write_atomic
-from medseg_core.wire.header import Header, Sha256
+from medseg_core.wire.codes import RefusalCode
 
-GENESIS = "0" * 64  # before the first line
-_DOMAIN = b"medseg ledger 1\x00"  # keeps a signature from being taken for one over something else
-_OPEN, _SIGNED, _CLOSE = b'{"entry":', b',"signature":"', b'"}'
-_TAIL_BYTES = len(_SIGNED) + 128 + len(_CLOSE)
-
-
-class Event(BaseModel):
-    """What happened. `header` is all that an answer says besides its tensors, as it left."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-    event: Literal["answer", "repeat", "repair"]
-    header: Header | None = None  # of answers and repeats
-    request_sha256: Sha256 | None = None  # of the bytes that were answered
-    model_sha256: Sha256 | None = None  # of the model that came with the request
-    update_norm: float | None = None  # L2 over all tensors, as it left
-    norm_before_clip: float | None = None
-    torn_bytes: int | None = None  # of a repair: how much of an unfinished line was cut away
-
-
-class Entry(Event):
-    """A line of the ledger."""
-
-    ledger: Literal[1] = 1
-    sequence: Annotated[int, Field(ge=1)]  # 1, 2, ..
-    previous: Sha256  # SHA-256 of the line before, without its newline
-    time: str  # UTC
-
-
-@dataclass(frozen=True)
-class Line:
-    """An entry that was read back, and the SHA-256 that the next one names."""
-
-    entry: Entry
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A ledger whose lines hold. `torn` is what is there of a line that was never finished."""
-
-    lines: tuple[Line, ...]
-    torn: bytes
-
-    @property
-    def head(self) -> str:
-        """SHA-256 of the last line."""
-        return self.lines[-1].sha256 if self.lines else GENESIS
+__all__ = ["Entry", "Event", "Ledger", "Line", "read_ledger"]
 
 
 class Ledger:
@@ -91,23 +55,14 @@ class Ledger:
         """Read and check what is there, mend an unfinished line. Raises LedgerError, UnusableFolderError."""
         self.folder, self._key, self._keep_days = folder, key, keep_payloads_days
         self._lock = threading.Lock()
-        reading = read_ledger(folder, key.public_key())
-        self._lines = list(reading.lines)
-        path = folder / "ledger.jsonl"
-        self._size = path.stat().st_size - len(reading.torn) if path.exists() else 0
-        if reading.torn:
-            self.append(Event(event="repair", torn_bytes=len(reading.torn)))
+        self.answered, self._turned_away = Answered(), TurnedAway()
+        self.last: Line | None = None  # the newest
+        torn = pass_lines(folder, key.public_key(), self._count)
+        path = folder / LINES
+        self._size = path.stat().st_size - len(torn) if path.exists() else 0
+        if torn:
+            self.append(Event(event="repair", torn_bytes=len(torn)))
         self._prune_payloads()
-
-    @property
-    def entries(self) -> Iterable[Entry]:
-        """All entries, oldest first."""
-        return (line.entry for line in self._lines)
-
-    @property
-    def last(self) -> Line | None:
-        """The newest line."""
-        return self._lines[-1] if self._lines else None
 
     def append(self, event: Event, payload: bytes = b"") -> Line:
         """Add a line, and keep the payload; both are on disk when this returns.
@@ -115,31 +70,73 @@ class Ledger:
         Raises UnusableFolderError, LedgerError.
         """
         with self._lock:
-            last = self.last
-            entry = Entry(
-                **dict(event),
-                sequence=last.entry.sequence + 1 if last else 1,
-                previous=last.sha256 if last else GENESIS,
-                time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            )
-            data = _signed_line(entry, self._key)
-            if payload and self._keep_days:
-                write_atomic(self.folder / "payloads" / sha256_of(payload), payload)
-                self._prune_payloads()
-            self._write(data + b"\n")
-            self._lines.append(line := Line(entry, sha256_of(data)))
-            self._size += len(data) + 1
-            write_atomic(self.folder / "head", f"{entry.sequence} {line.sha256}\n".encode())
+            self._tell_more_if_due()
+            return self._append(event, payload)
+
+    def turn_away(self, data: bytes | bytearray, code: RefusalCode) -> None:
+        """Enter bytes that got a bare code, if they have no line yet and the hour has room; else count them.
+
+        Raises UnusableFolderError, LedgerError.
+        """
+        sha256 = sha256_of(data)
+        event = Event(event="refused", code=code, request_sha256=sha256, n_bytes=len(data))
+        with self._lock:
+            if self.answered.is_refused(sha256, code):
+                return
+            self._tell_more_if_due()
+            if self._turned_away.has_room(time.time()):
+                self._append(event)
+            else:
+                self._turned_away.n_more += 1
+
+    def close(self) -> None:
+        """Enter what was only counted so far. Raises UnusableFolderError, LedgerError."""
+        with self._lock:
+            if self._turned_away.n_more:
+                self._tell_more()
+
+    def _tell_more_if_due(self) -> None:
+        if self._turned_away.n_more and self._turned_away.has_room(time.time()):
+            self._tell_more()
+
+    def _tell_more(self) -> None:
+        self._append(Event(event="refused", n_more=self._turned_away.n_more))
+
+    def _append(self, event: Event, payload: bytes = b"") -> Line:
+        last = self.last
+        entry = Entry(
+            **dict(event),
+            sequence=last.entry.sequence + 1 if last else 1,
+            previous=last.sha256 if last else GENESIS,
+            time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        )
+        data = signed_line(entry, self._key)
+        if payload and self._keep_days:
+            write_atomic(self.folder / "payloads" / sha256_of(payload), payload)
+            self._prune_payloads()
+        self._write(data + b"\n")
+        self._size += len(data) + 1
+        self._count(line := Line(entry, sha256_of(data)))
+        write_atomic(self.folder / HEAD, f"{entry.sequence} {line.sha256}\n".encode())
         return line
+
+    def _count(self, line: Line) -> None:
+        """A line that is on disk is the newest, and counts."""
+        entry = line.entry
+        self.last = line
+        self.answered.add(entry)
+        if entry.event == "refused":
+            self._turned_away.add(dt.datetime.fromisoformat(entry.time).timestamp(), entry.n_more)
 
     def _write(self, data: bytes) -> None:
         """Put data where the last whole line ends: over what a crash or a full disk left there."""
-        path = self.folder / "ledger.jsonl"
+        path = self.folder / LINES
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.touch()
             if path.stat().st_size < self._size:
-                raise LedgerError(path, len(self._lines), "was cut off while the trainer ran")
+                n_lines = self.last.entry.sequence if self.last else 0
+                raise LedgerError(path, n_lines, "was cut off while the trainer ran")
             with path.open("r+b") as file:
                 file.truncate(self._size)
                 file.seek(self._size)
@@ -157,56 +154,3 @@ class Ledger:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()
-
-
-def read_ledger(folder: Path, key: Ed25519PublicKey, *, head: str | None = None) -> Reading:
-    """A ledger whose lines are all there, unchanged, in order and signed with `key`. Raises LedgerError otherwise.
-
-    `head` is the SHA-256 of a line that must be among them, such as an envelope names; that of the folder's own `head`
-    file always must. A line that a crash left unfinished is no fault.
-    """
-    path, noted = folder / "ledger.jsonl", folder / "head"
-    wanted = [head] if head else []
-    try:
-        if noted.exists():  # before the lines are read: a trainer may add some meanwhile
-            wanted.append(noted.read_bytes().decode("ascii", "replace").strip().rpartition(" ")[2])
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise UnusableFolderError(folder, error.strerror or type(error).__name__) from error
-    *whole, torn = data.split(b"\n")
-    if whole and b"\0" in whole[-1]:  # a power cut may leave holes; no line of ours has any
-        torn = whole.pop() + b"\n" + torn
-    lines: list[Line] = []
-    for text in whole:
-        lines.append(_checked(path, text, lines, key))
-    for sha256 in wanted:
-        if sha256 not in {line.sha256 for line in lines}:
-            raise LedgerError(path, len(lines), f"line {sha256!r:.20} should follow: lines were cut off")
-    return Reading(tuple(lines), torn)
-
-
-def _signed_line(entry: Entry, key: Ed25519PrivateKey) -> bytes:
-    """The entry as a line, without the newline."""
-    body = entry.model_dump_json().encode()
-    return b"".join((_OPEN, body, _SIGNED, key.sign(_DOMAIN + body).hex().encode(), _CLOSE))
-
-
-def _checked(path: Path, text: bytes, before: Sequence[Line], key: Ed25519PublicKey) -> Line:
-    """The line in its bytes, signed and next in order. Raises LedgerError."""
-    number = len(before) + 1
-    try:
-        entry = _entry_in(text, key)
-    except (ValueError, InvalidSignature):
-        raise LedgerError(path, number, "is not as this site wrote it") from None
-    if entry.sequence != number or entry.previous != (before[-1].sha256 if before else GENESIS):
-        raise LedgerError(path, number, f"it was written as line {entry.sequence}, after another one")
-    return Line(entry, sha256_of(text))
-
-
-def _entry_in(text: bytes, key: Ed25519PublicKey) -> Entry:
-    """The entry of a line signed with the key. Raises ValueError, InvalidSignature."""
-    body, signature = text[len(_OPEN) : -_TAIL_BYTES], text[-_TAIL_BYTES:][len(_SIGNED) : -len(_CLOSE)]
-    if text != b"".join((_OPEN, body, _SIGNED, signature, _CLOSE)) or signature != signature.lower():
-        raise ValueError("not in the form of a line")
-    key.verify(bytes.fromhex(signature.decode()), _DOMAIN + body)
-    return Entry.model_validate_json(body)

@@ -11,7 +11,7 @@ _COLUMNS = ("line", "when (UTC)", "run", "round", "what", "tensors", "figures")
 
 def table(lines: Iterable[Line]) -> Table:
     """A table of what left, and what was refused."""
-    shown = Table(*_COLUMNS, title="What left this site")
+    shown = Table(*_COLUMNS, title="What left this site, and what was refused")
     for line in lines:
         entry = line.entry
         where = (entry.header.run, str(entry.header.round)) if entry.header else ("", "")
@@ -22,6 +22,8 @@ def table(lines: Iterable[Line]) -> Table:
 def _what(entry: Entry) -> tuple[str, str, str]:
     """What happened, the tensors that left, the figures that left."""
     header = entry.header
+    if entry.event == "refused":
+        return _turned_away(entry), "", ""
     if header is None:
         return f"an unfinished line of {entry.torn_bytes} bytes was cut away: a crash", "", ""
     asked = f"{header.kind} {header.split or ''}".strip()
@@ -36,3 +38,11 @@ def _what(entry: Entry) -> tuple[str, str, str]:
     figures += [f"{name} {'none' if v is None else f'{v:.4g}'}" for name, v in header.scalars.items()]
     again = ", sent again" if entry.event == "repeat" else ""
     return asked + again, tensors, ", ".join(figures)
+
+
+def _turned_away(entry: Entry) -> str:
+    """What came that was no request of the coordinator."""
+    if entry.n_more is not None:
+        return f"{entry.n_more} more refused, too many to list: no requests of the coordinator"
+    known_by = f"{entry.n_bytes} bytes, SHA-256 {entry.request_sha256}"
+    return f"no request of the coordinator, refused: {entry.code}; {known_by}"

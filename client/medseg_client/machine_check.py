@@ -60,7 +60,7 @@ def check_data(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterato
 def check_machine(folder: SiteFolder) -> Iterator[Finding]:
     """Device, memory, disk, and who may read what."""
     yield _device(folder.settings.device)
-    memory = _memory_bytes()
+    memory = within_container(psutil.virtual_memory().available)
     yield _amount(
         "memory", memory, MEMORY_LEAST, MEMORY_GOOD, "Close other programs, or give it more memory."
     )
@@ -96,13 +96,12 @@ def _device(wanted: str) -> Finding:
     return ok("device", device.type)
 
 
-def _memory_bytes() -> int:
-    """What can be used, also where a container is allowed less than the machine has."""
-    available = psutil.virtual_memory().available
+def within_container(n_bytes: int) -> int:
+    """Memory that can be used, also where a container is allowed less than the machine has."""
     try:
-        return min(available, int(_CGROUP.read_text()))
+        return min(n_bytes, int(_CGROUP.read_text()))
     except (OSError, ValueError):
-        return available
+        return n_bytes
 
 
 def _amount(topic: str, found: int, least: int, good: int, remedy: str) -> Finding:

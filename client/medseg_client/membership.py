@@ -45,7 +45,7 @@ def status(folder: SiteFolder) -> SiteStatus:
         state="up" if any(is_in_use(folder.run(role)) for role in Role) else "stopped",
         last_request=last_request(folder.egress_log) or None,
         approved=len(folder.approved),
-        ledger_lines=len(read_ledger(folder.ledger, folder.public_key).lines),
+        ledger_lines=len(read_ledger(folder.ledger, folder.public_key, each_signature=False).lines),
         models=dict(models),
     )
 

@@ -12,7 +12,7 @@ from medseg_core.errors import PolicyError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import Kind, Name, Split
 
-Statistic = Literal["training", "validation", "test"]
+Statistic = Literal["training", "validation", "test", "site"]
 
 
 class Policy(Section):
@@ -25,7 +25,7 @@ class Policy(Section):
     min_patients_update: PositiveInt = 5  # a usual floor for small cells in health statistics
     min_patients_score: PositiveInt = 5
     max_update_norm: PositiveFloat | None = None  # a good value depends on the task: see a ledger of it
-    statistics: tuple[Statistic, ...] = ("training", "validation", "test")  # what a report is made of
+    statistics: tuple[Statistic, ...] = ("training", "validation", "test", "site")  # what a report is made of
     max_message_mb: PositiveFloat = 256.0  # 50 million float32 numbers are 200 MB
     max_rounds: PositiveInt = 2000  # ten runs of 200 rounds
     max_evaluations: PositiveInt = 2000  # one a round

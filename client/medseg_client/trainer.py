@@ -15,18 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from medseg_client.approval import experiment_in
 from medseg_client.egress import EgressGuard, Question
+from medseg_client.fault_codes import code_of
 from medseg_client.models import Models
 from medseg_client.site_data import SiteData, case_counts, count_patients
+from medseg_client.site_facts import facts_as_scalars
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
 from medseg_core.config import Experiment
 from medseg_core.errors import (
-    DataError,
     DivergedError,
-    ModelSignatureError,
+    MedsegError,
     OutOfMemoryError,
     PolicyError,
-    RoundOverError,
     UpdateError,
     WireError,
 )
@@ -85,7 +85,9 @@ class Trainer:
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
 
-    def handle(self, request_bytes: bytes, *, is_over: Callable[[], bool] = lambda: False) -> bytes:
+    def handle(
+        self, request_bytes: bytes | bytearray, *, is_over: Callable[[], bool] = lambda: False
+    ) -> bytes:
         """The reply or refusal to a request.
 
         Training ends at the next step once `is_over`, or once a later attempt at the same round was asked for.
@@ -109,7 +111,17 @@ class Trainer:
                 )
             except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
                 self.on_fault(error)
-                return self._refuse(question, _code_of(error))
+                return self._refuse(question, code_of(error))
+
+    def turn_away(self, data: bytes | bytearray, error: WireError) -> None:
+        """Note bytes that get no answer but the code of an error; a request that is at work gets its answer later."""
+        self.on_fault(error)
+        if error.code == RefusalCode.WORKING:
+            return
+        try:
+            self._guard.turn_away(data, RefusalCode(error.code))
+        except MedsegError as fault:  # the code leaves all the same: nothing of the site is in it
+            self.on_fault(fault)
 
     @contextmanager
     def _at_work_on(self, request: Header) -> Iterator[None]:
@@ -184,10 +196,15 @@ class Trainer:
         )
 
     def _describe(self, question: Question, experiment: Experiment) -> bytes:
-        """How many cases and patients this site has, by purpose."""
-        counts = case_counts(self._data_of(experiment))
-        n_patients = counts["train_patients"]
-        reply = self._guard.release_figures(question, counts=counts, n_patients=n_patients).to_bytes()
+        """How many cases and patients this site has, by purpose; and what it tells of itself, if it has a policy."""
+        data = self._data_of(experiment)
+        counts = case_counts(data)
+        reply = self._guard.release_figures(
+            question,
+            counts=counts,
+            scalars=facts_as_scalars(data, self._device, self._guard, question.header.task),
+            n_patients=counts["train_patients"],
+        ).to_bytes()
         self._state.commit(question.header, question.sha256, reply)
         return reply
 
@@ -318,24 +335,3 @@ class Trainer:
             network = build_network(experiment.task, experiment.model, seed=0).to(self._device)
             self._built = experiment, network, spec_of(get_weights(network), parameter_names(network))
         return self._built[1:]
-
-
-def _code_of(error: Exception) -> RefusalCode:
-    """What the coordinator may know of a fault."""
-    match error:
-        case WireError():
-            return RefusalCode(error.code)
-        case UpdateError():
-            return RefusalCode.MALFORMED
-        case ModelSignatureError():
-            return RefusalCode.BAD_SIGNATURE
-        case DataError():
-            return RefusalCode.DATA_FAULT
-        case DivergedError():
-            return RefusalCode.DIVERGED
-        case OutOfMemoryError():
-            return RefusalCode.OUT_OF_MEMORY
-        case RoundOverError():
-            return RefusalCode.STALE_ROUND
-        case _:
-            return RefusalCode.INTERNAL

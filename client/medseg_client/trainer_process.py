@@ -1,5 +1,6 @@
 """`medseg-site trainer`: the long-lived process that holds the images, the device and the site's state."""
 
+import contextlib
 import logging
 import threading
 
@@ -55,6 +56,6 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             approve=approve,
             models=models_of(folder),
         )
-        with serving(trainer, folder.socket):
+        with contextlib.closing(ledger), serving(trainer, folder.socket):
             log.info("ready")
             stop.wait()

@@ -12,7 +12,7 @@ from typing import NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, join
+from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, gather
 from medseg_client.protocol.trainer_pb2 import DESCRIPTOR, Chunk
 from medseg_client.trainer import MAX_REQUEST_BYTES, Trainer
 from medseg_core.errors import SocketPathError, UnusableFolderError, WireError
@@ -90,20 +90,21 @@ def _answer(
 ) -> Iterator[Chunk]:
     """The reply in chunks; computing ends when the caller's deadline has passed.
 
-    What is no request for this trainer ends with a refusal code as the status text.
+    What is no request for this trainer ends with a refusal code as the status text, and a note of it.
     """
+    received = bytearray()
     try:
         is_over = _over_at(context.time_remaining())
-        request_bytes = join(chunks, max_bytes=MAX_REQUEST_BYTES)
-        _require_kind(request_bytes, kind)
-        reply = trainer.handle(request_bytes, is_over=is_over)
+        gather(chunks, received, max_bytes=MAX_REQUEST_BYTES)
+        _require_kind(received, kind)
+        reply = trainer.handle(received, is_over=is_over)
     except WireError as error:
-        trainer.on_fault(error)
+        trainer.turn_away(received, error)
         _refuse(context, RefusalCode(error.code))
     yield from cut(reply)
 
 
-def _require_kind(request_bytes: bytes, kind: Kind) -> None:
+def _require_kind(request_bytes: bytearray, kind: Kind) -> None:
     """The request is of the kind that the call is for. Raises WireError."""
     if (found := Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header.kind) != kind:
         raise WireError(RefusalCode.MALFORMED, f"a request of kind {found} to {kind}")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medseg_core.errors import UnreadableRunError
+from medseg_core.wire.site_facts import SiteFacts
 
 SCHEMA_FILE = Path(__file__).with_name("summary.schema.json")
 
@@ -153,6 +154,7 @@ class Summary(_Part):
     cross: dict[str, dict[str, CrossScore]] | None = None
     server: SiteScores | None = None  # on the coordinator's own cases
     untested: dict[str, str] = {}  # sites without usable test scores, and why
+    facts: dict[str, SiteFacts] = {}  # what sites told of themselves, of a run across hospitals
     curves: Curves | list[Curves]
     participation: list[Round] | list[list[Round]]
     cost: Cost

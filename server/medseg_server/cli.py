@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import textwrap
 import threading
 import time
 from dataclasses import asdict
@@ -74,7 +75,7 @@ def approve(
 
 @app.command()
 def sites(folder: Folder, as_json: AsJson = False) -> None:
-    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not."""
+    """Every hospital that was ever enrolled: fingerprint, end of its certificate, connected or not, its ledger."""
     from medseg_server.flower_control import FlowerControl
     from medseg_server.membership import connections, standings
 
@@ -87,6 +88,8 @@ def sites(folder: Folder, as_json: AsJson = False) -> None:
         until = f"until {standing.expires_at[:10]}" if standing.expires_at else "no valid certificate"
         words = (standing.site, standing.status, standing.fingerprint, until, standing.connection or "")
         typer.echo("  ".join(words).rstrip())
+        if head := standing.ledger:
+            typer.echo(f"    line {head.sequence} of its ledger: {head.sha256}")
 
 
 @app.command()
@@ -162,19 +165,29 @@ def run(
 @app.command()
 def status(
     folder: Folder,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="One run, and what its sites are; without it, all runs."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: one line of JSON a run.")] = False,
 ) -> None:
-    """How far the runs are."""
+    """How far the runs are; of one run also its sites: cases, machine, software, limits, ledger."""
+    from medseg_server.run_sites import sentences, sites_of
+    from medseg_server.run_store import RunStore
     from medseg_server.runs import names
     from medseg_server.runs import status as status_of
 
     server = ServerFolder(folder)
-    for found in (status_of(server, name) for name in names(server)):
+    for found in (status_of(server, each) for each in ([name] if name else names(server))):
+        sites = sites_of(RunStore(server.run(found.name))) if name else []
         if as_json:
-            typer.echo(json.dumps(asdict(found)))
-        else:
-            detail = f": {found.detail}" if found.detail else ""
-            typer.echo(f"{found.name}: {found.state}, round {found.round} of {found.rounds}{detail}")
+            more = {"sites": [site.to_json() for site in sites]} if name else {}
+            typer.echo(json.dumps(asdict(found) | more))
+            continue
+        detail = f": {found.detail}" if found.detail else ""
+        typer.echo(f"{found.name}: {found.state}, round {found.round} of {found.rounds}{detail}")
+        for site in sites:
+            typer.echo(textwrap.indent("\n    ".join(sentences(site)), "  "))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from medseg_core.config import experiment_toml
 from medseg_core.errors import SiteAnswersError
-from medseg_server.requests import ask
+from medseg_core.wire.site_facts import read_facts
 from medseg_server.run import Run
 
 Counts = Mapping[str, int]
@@ -15,17 +15,18 @@ def describe(run: Run) -> dict[str, Counts]:
     """Case counts of every site of the run, in alphabetical order.
 
     The first description holds for the whole run. A site that is away when the run is resumed is still one of it: it
-    keeps its counts, and the rounds record its absence.
+    keeps its counts, and the rounds record its absence. What sites tell of themselves is written down each time: a
+    machine or a policy may change, and nothing of the run depends on it.
 
     Raises SiteAnswersError: a site did not answer the first time, or counts other cases than then.
     """
     before = _described_before(run)
     attempt = run.next_attempt("describing", 0)
     headers = {site: run.header("describe", site, 0, attempt) for site in before or run.sites()}
-    counts, absent = dict(before), {}
+    counts, absent, facts = dict(before), {}, {}
     payload = experiment_toml(run.experiment).encode()  # a site may have agreed to its task beforehand
     deadline_s = run.experiment.federation.deadline_s
-    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, payload, deadline_s=deadline_s):
         site = answer.site
         if answer.reply is None:
             if site not in before:
@@ -34,6 +35,10 @@ def describe(run: Run) -> dict[str, Counts]:
             absent[site] = fault
         else:
             counts[site] = answer.reply.header.counts
+            if told := read_facts(answer.reply.header.scalars):
+                facts[site] = told.model_dump(mode="json")
+    if facts:
+        run.store.event("site_facts", sites=dict(sorted(facts.items())))
     if absent or not counts:
         raise SiteAnswersError("describe", absent)
     counts = dict(sorted(counts.items()))

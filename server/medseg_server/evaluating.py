@@ -10,7 +10,6 @@ from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
 from medseg_core.federation.codec import encode_tensors
 from medseg_core.wire.header import Header
-from medseg_server.requests import ask
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]
@@ -148,7 +147,7 @@ def _evaluate(
     absent, traffic = {}, {"bytes_down": 0, "bytes_up": 0}
     payload = encode_tensors(state.weights)
     deadline_s = run.experiment.federation.deadline_s
-    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, payload, deadline_s=deadline_s):
         if answer.reply is None:
             absent[answer.site] = answer.reason
         else:

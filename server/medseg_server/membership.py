@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from medseg_core.federation_errors import FlowerError, NotEnrolledError, UnknownSiteError
 from medseg_core.files import is_in_use, write_atomic
 from medseg_server.enrolling import certify, certify_servers
 from medseg_server.flower_control import FlowerControl
 from medseg_server.gateway import reload_gateway, write_admission
+from medseg_server.ledgers import Head, newest_heads
 from medseg_server.server_folder import Enrolled, ServerFolder
 
 
@@ -20,14 +22,16 @@ class SiteStanding:
     fingerprint: str
     expires_at: str | None  # of its newest valid certificate, ISO 8601
     connection: str | None  # online, offline, registered (never seen yet); None: `up` does not run
+    ledger: Head | None = None  # newest line of its ledger that an answer named
 
-    def to_json(self) -> dict[str, str | None]:
+    def to_json(self) -> dict[str, Any]:
         """As an object."""
         return asdict(self)
 
 
 def standings(folder: ServerFolder, connections: Mapping[str, str] | None) -> list[SiteStanding]:
     """Every site of the roster; `connections` are Flower's words for the nodes of sites, None if nobody can say."""
+    heads = newest_heads(folder)
     return [
         SiteStanding(
             site=site,
@@ -35,6 +39,7 @@ def standings(folder: ServerFolder, connections: Mapping[str, str] | None) -> li
             fingerprint=entry.fingerprint,
             expires_at=max((c.expires_at for c in entry.valid_certificates), default=None),
             connection=None if connections is None else connections.get(site, "offline"),
+            ledger=heads.get(site),
         )
         for site, entry in sorted(folder.roster().items())
     ]

@@ -2,7 +2,7 @@
 
 from medseg_core.files import sha256_of
 from medseg_core.learning.signed_model import pack_model
-from medseg_server.requests import Answer, ask
+from medseg_server.requests import Answer
 from medseg_server.run import Run
 
 DEADLINE_S = 600.0  # nothing is computed: a site that is there has it within minutes
@@ -25,7 +25,7 @@ def publish(run: Run, chosen_round: int) -> None:
     headers = {site: run.header("publish", site, chosen_round, attempt) for site in asked}
     deadline_s = min(DEADLINE_S, run.experiment.federation.deadline_s)
     received = []
-    for answer in ask(run.coordinator, run.transport, headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, payload, deadline_s=deadline_s):
         if fault := _fault(answer, len(payload)):
             absent[answer.site] = fault
         else:

@@ -10,6 +10,7 @@ from medseg_core.errors import WireError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal, verify
 from medseg_core.wire.header import HEADER_BYTES_MAX, Header
+from medseg_core.wire.signatures import fingerprint
 from medseg_server.transport import Transport
 
 _REPEATED = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")
@@ -25,6 +26,16 @@ class Coordinator:
 
 
 @dataclass(frozen=True)
+class LedgerHead:
+    """The line of a site's ledger under which an answer left, a refusal too."""
+
+    site: str
+    sequence: int
+    sha256: str
+    signed_by: str  # fingerprint of the site's signing key: with new keys a site begins a new ledger
+
+
+@dataclass(frozen=True)
 class Answer:
     """One site's answer: a verified reply, or the reason for its absence."""
 
@@ -34,6 +45,7 @@ class Answer:
     seconds: float  # since the request was sent
     bytes_down: int
     bytes_up: int
+    ledger: LedgerHead | None = None  # of a reply or refusal; None for a site that keeps no ledger
 
 
 def ask(
@@ -71,8 +83,16 @@ def ask(
             continue
         del waiting[delivery.site]
         code = reply.header.code
-        yield replace(answer, reply=None if code else reply, reason=str(code or ""))
+        ledger = _ledger_head(reply.header, coordinator.roster[delivery.site])
+        yield replace(answer, reply=None if code else reply, reason=str(code or ""), ledger=ledger)
     yield from (waiting[site] for site in sorted(waiting))
+
+
+def _ledger_head(answer: Header, key: Ed25519PublicKey) -> LedgerHead | None:
+    """Where a verified answer says that it stands in the site's ledger."""
+    if answer.ledger_head is None or answer.ledger_sequence is None:
+        return None
+    return LedgerHead(answer.site, answer.ledger_sequence, answer.ledger_head, fingerprint(key))
 
 
 class _Outbox(Mapping[str, bytes]):

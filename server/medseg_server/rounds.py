@@ -33,7 +33,7 @@ from medseg_server.evaluating import (
     test_chosen,
     told_dice,
 )
-from medseg_server.requests import Answer, ask
+from medseg_server.requests import Answer
 from medseg_server.run import Record, Run
 
 __all__ = [
@@ -184,7 +184,7 @@ def _ask(
         for site in others:
             headers[site] = run.header("evaluate", site, state.round, attempt, split="validation")
     deadline_s = run.experiment.federation.deadline_s
-    return ask(run.coordinator, run.transport, headers, encode_tensors(state.weights), deadline_s=deadline_s)
+    return run.ask(headers, encode_tensors(state.weights), deadline_s=deadline_s)
 
 
 def _receive(

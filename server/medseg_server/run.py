@@ -1,14 +1,14 @@
 """One run as the coordinator holds it: the experiment, the way to the sites, and the folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medseg_core.config import Experiment, experiment_sha256
 from medseg_core.wire.header import Header, Kind, new_nonce
 from medseg_core.wire.versions import WIRE_VERSION
 from medseg_server.own_data import OwnData
-from medseg_server.requests import Coordinator
+from medseg_server.requests import Answer, Coordinator, ask
 from medseg_server.run_store import RunStore
 from medseg_server.transport import Transport
 
@@ -46,6 +46,18 @@ class Run:
     def sites(self) -> tuple[str, ...]:
         """Sites that are connected and enrolled."""
         return tuple(site for site in self.transport.sites() if site in self.coordinator.roster)
+
+    def ask(self, headers: Mapping[str, Header], payload: bytes, *, deadline_s: float) -> Iterator[Answer]:
+        """Send sites their headers with one payload; one answer a site, its place in the site's ledger written down.
+
+        What is written down shows later whether lines were cut from a ledger, refusals and all.
+        """
+        for answer in ask(self.coordinator, self.transport, headers, payload, deadline_s=deadline_s):
+            if answer.ledger is not None:
+                asked = headers[answer.site]
+                facts = {"kind": asked.kind, "round": asked.round, **asdict(answer.ledger)}
+                self.store.event("ledger", code=answer.reason or None, **facts)
+            yield answer
 
     def next_attempt(self, event: str, round_number: int) -> int:
         """Attempts at this round so far, in earlier processes too, plus one; written down before anything is sent."""

@@ -1,4 +1,8 @@
-"""The coordinator's runs: what is wanted of each, and how far it is. All of it lies in the run's folder."""
+"""The coordinator's runs: what is wanted of each, and how far it is. All of it lies in the run's folder.
+
+`wanted/NAME` beside the folders of runs is a note for `up`: of this run there may be something to do. It looks at no
+other, however many have ended.
+"""
 
 import datetime as dt
 import json
@@ -17,6 +21,7 @@ from medseg_server.server_folder import ServerFolder
 from medseg_server.transport import Transport
 
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
+ENDED: tuple[State, ...] = ("stopped", "failed", "finished")  # until somebody wants the run to go on
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ def begin_run(folder: ServerFolder, experiment: Experiment) -> str:
 
 def want(folder: ServerFolder, name: str, wanted: Literal["running", "stopped"]) -> None:
     """Say what shall become of a run; `up` sees to it. Raises UnknownRunError."""
-    if not (folder.run(name) / "experiment.toml").is_file():
-        raise UnknownRunError(name, names(folder))
+    _require_known(folder, name)
     write_atomic(folder.run(name) / "wanted.json", json.dumps({"wanted": wanted}).encode())
+    write_atomic(folder.wanted / name, b"")  # last: whoever finds it finds all else
 
 
 def is_stopped(folder: ServerFolder, name: str) -> bool:
@@ -71,14 +76,42 @@ def names(folder: ServerFolder) -> tuple[str, ...]:
     return tuple(p.parent.name for p in sorted(found, key=lambda p: p.stat().st_mtime))
 
 
+def note_all(folder: ServerFolder) -> None:
+    """Note every run for `up` to look at: once, for what an earlier release or a copy of the folder left un-noted."""
+    for name in names(folder):
+        write_atomic(folder.wanted / name, b"")
+
+
+def waiting(folder: ServerFolder) -> tuple[str, ...]:
+    """Runs that nobody conducts and that shall go on, oldest first. Notes of runs that came to an end are dropped."""
+    found = []
+    for note in sorted(folder.wanted.glob("[!.]*"), key=lambda path: path.stat().st_mtime):
+        state = _state_of_noted(folder, note.name)
+        if state in ENDED:
+            note.unlink(missing_ok=True)
+            if (state := _state_of_noted(folder, note.name)) not in ENDED:  # somebody resumed it meanwhile
+                write_atomic(note, b"")
+        if state == "waiting":
+            found.append(note.name)
+    return tuple(found)
+
+
+def _state_of_noted(folder: ServerFolder, name: str) -> State:
+    """The state of a run; one whose folder was removed has ended."""
+    try:
+        return status(folder, name).state
+    except UnknownRunError:
+        return "finished"
+
+
 def status(folder: ServerFolder, name: str) -> RunStatus:
     """How far a run is. Raises UnknownRunError."""
-    if name not in names(folder):
-        raise UnknownRunError(name, names(folder))
+    _require_known(folder, name)
     store = RunStore(folder.run(name))
-    done = max((e["round"] for e in store.events("round_finished")), default=0)
+    events = store.all_events()
+    done = max((e["round"] for e in events if e["event"] == "round_finished"), default=0)
     rounds = read_experiment(store.folder / "experiment.toml").federation.rounds
-    last = [e for e in store.all_events() if e["event"] in ("failed", "resumed_by_hand", "finished")]
+    last = [e for e in events if e["event"] in ("failed", "resumed_by_hand", "finished")]
     if last and last[-1]["event"] == "finished":
         return RunStatus(name, "finished", done, rounds)
     if last and last[-1]["event"] == "failed":
@@ -86,6 +119,12 @@ def status(folder: ServerFolder, name: str) -> RunStatus:
     if is_in_use(store.folder):
         return RunStatus(name, "running", done, rounds)
     return RunStatus(name, "stopped" if is_stopped(folder, name) else "waiting", done, rounds)
+
+
+def _require_known(folder: ServerFolder, name: str) -> None:
+    """A run of this name is there. Raises UnknownRunError."""
+    if Path(name).name != name or not (folder.run(name) / "experiment.toml").is_file():
+        raise UnknownRunError(name, names(folder))
 
 
 def finished(folder: ServerFolder, name: str) -> Path:

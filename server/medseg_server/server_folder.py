@@ -7,6 +7,7 @@ gateway/, superlink/   certificates and keys of the two servers
 roster.json            who may take part, and every certificate that was given out
 kits/                  what was sent to each site
 runs/NAME/             one run each
+wanted/NAME            empty: `up` has to look at this run
 flower/                state of Flower's processes
 logs/, run/            of the processes that `up` keeps running
 """
@@ -121,6 +122,11 @@ class ServerFolder:
     def run(self, name: str) -> Path:
         """Folder of a run."""
         return self.root / "runs" / name
+
+    @property
+    def wanted(self) -> Path:
+        """Notes of runs for `up` to look at."""
+        return self.root / "wanted"
 
     def roster(self) -> dict[str, Enrolled]:
         """Every site that was ever enrolled, by name. Raises RosterError."""

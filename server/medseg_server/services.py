@@ -10,7 +10,7 @@ from medseg_core.files import write_private
 from medseg_core.supervision import Service, Supervisor, nginx, program
 from medseg_server.flower_control import QUIET, FlowerControl
 from medseg_server.gateway import reload_gateway, revocations_end_soon, write_admission, write_gateway
-from medseg_server.runs import names, status
+from medseg_server.runs import note_all, waiting
 from medseg_server.server_folder import ServerFolder
 
 FOLDER_VARIABLE = "MEDSEG_SERVER"
@@ -57,6 +57,7 @@ def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> Non
     """Keep the coordinator's processes running, sites registered and runs going, until `stop` is set."""
     control = FlowerControl(folder)
     control.prepare()
+    note_all(folder)
     notes = folder.root / "run" / "processes.json"
     units = server_units(folder)
     supervisor = Supervisor(units, logs=folder.root / "logs", notes=notes, on_state=on_state)
@@ -134,9 +135,7 @@ class Steward:
 
     def _start_runs(self) -> None:
         """Start the Flower run of each run that is wanted and that no process conducts."""
-        for name in names(self._folder):
-            if status(self._folder, name).state != "waiting":
-                continue
+        for name in waiting(self._folder):
             if time.monotonic() - self._started.get(name, -START_AGAIN_S) < START_AGAIN_S:
                 continue
             self._control.start(name)

@@ -9,6 +9,7 @@ from medseg_core.config import Experiment, experiment_sha256
 from medseg_server.evaluating import Tested
 from medseg_server.rounds import Trained, model_spec
 from medseg_server.run import Record, Run
+from medseg_server.run_sites import facts_in
 
 SCHEMA = 1
 PURPOSES = ("train", "validation", "test")
@@ -25,6 +26,7 @@ def summarise_federation(run: Run, trained: Trained, tested: Tested) -> dict[str
         "local": None,
         "untested": dict(tested.absent),
         **({"server": tested.server} if tested.server else {}),
+        "facts": {site: facts.model_dump(mode="json") for site, facts in facts_in(run.store).items()},
         "curves": {"global": curve(trained), "pooled": None, "local": None},
         "participation": participation(trained),
         "cost": {"wall_s": _wall_s(run.store.all_events()), **cost([trained])},

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from builders import make_facts
 from scipy import ndimage
 
 from medseg_core.assessment.evaluation import site_figures
@@ -99,6 +100,9 @@ def write_federated_run(
     del summary["cost"]["peak_rss_mb"]
     summary["global"] = pool_figures(told, tuple(experiment.task.labels))
     summary["untested"] = {sites[-1]: "too_few_patients"}
+    summary["facts"] = {
+        sites[0]: make_facts().model_dump(mode="json")
+    }  # the others are of an earlier release
     for number, reason in ((6, "not_connected"), (7, "norm_exceeded")):
         summary["participation"][number - 1]["absent"] = {sites[-1]: reason}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -98,6 +98,12 @@ def test_each_round_names_its_contributors_and_each_absence_its_reason(page: Pag
     assert "No test scores from Cork." in plain(page.text)
 
 
+def test_what_sites_say_of_themselves_stands_beside_those_that_say_nothing(page: Page) -> None:
+    told = " ".join(page.text.split())
+    assert "Aarhus cuda 80 GiB 16 0.1.0 2.13.0 512 × 512 × 40 0.66 × 0.66 × 3.0 1900 5, 6" in told
+    assert "Cork tells nothing" in told
+
+
 @pytest.mark.parametrize("code", [*RefusalCode, *get_args(Reason), *FROM_TRANSPORT])
 def test_every_reason_of_an_absence_is_told_in_words_with_a_remedy(code: str) -> None:
     assert " " in reason(str(code))

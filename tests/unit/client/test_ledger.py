@@ -22,6 +22,7 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medseg_client import ledger_lines
 from medseg_client.ledger import Event, Ledger, read_ledger
 from medseg_client.trainer import Trainer
 from medseg_core.errors import UnusableFolderError, WireError
@@ -105,8 +106,9 @@ def test_what_was_changed_is_found(folder: Path, change: Callable[[Lines, Path],
     with pytest.raises(LedgerError, match="restore the ledger from a copy") as caught:
         read_ledger(folder, KEY)
     assert caught.value.line == line
-    with pytest.raises(LedgerError):  # and the trainer does not start
+    with pytest.raises(LedgerError) as found:  # and the trainer does not start
         open_ledger(folder)
+    assert found.value.line == line
 
 
 def test_a_signature_has_one_spelling(folder: Path) -> None:
@@ -130,8 +132,53 @@ def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
         path.write_bytes(changed)
         with pytest.raises(LedgerError):
             read_ledger(folder, KEY)
+        with pytest.raises(LedgerError):
+            open_ledger(folder)
     finally:
         path.write_bytes(honest)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_lines_can_be_moved_doubled_or_left_out(folder: Path, data: st.DataObject) -> None:
+    path = folder / "ledger.jsonl"
+    honest = path.read_bytes()
+    lines = honest.splitlines(keepends=True)
+    changed = data.draw(st.lists(st.sampled_from(lines), max_size=8).filter(lambda some: some != lines))
+    try:
+        path.write_bytes(b"".join(changed))
+        with pytest.raises(LedgerError) as full:
+            read_ledger(folder, KEY)
+        with pytest.raises(LedgerError) as start:
+            open_ledger(folder)
+        assert start.value.line == full.value.line
+    finally:
+        path.write_bytes(honest)
+
+
+def test_a_start_checks_the_signature_at_the_end_and_the_chain_up_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, checked = open_ledger(tmp_path), []
+    for number in range(50):
+        ledger.append(Event(event="repair", torn_bytes=number))
+    parse = ledger_lines._entry_in
+    monkeypatch.setattr(
+        ledger_lines, "_entry_in", lambda text, key: checked.append(key is not None) or parse(text, key)
+    )
+    reopened = open_ledger(tmp_path)
+    assert (len(checked), sum(checked)) == (50, ledger_lines._HELD)
+    checked.clear()
+    reading = read_ledger(tmp_path, KEY)
+    assert (len(checked), sum(checked)) == (50, 50)
+    assert reopened.last == reading.lines[-1]
+
+
+def test_a_question_about_the_budget_reads_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_in(tmp_path)
+    trainer.handle(make_request(EXPERIMENT))
+    monkeypatch.setattr(ledger_lines, "_entry_in", None)
+    assert opened(trainer.handle(make_request(EXPERIMENT, round=2))).header.direction == "reply"
 
 
 def test_lines_cut_with_the_note_of_the_last_show_against_a_head_kept_elsewhere(folder: Path) -> None:

@@ -94,7 +94,7 @@ def test_what_policy_refuses_cannot_be_agreed_to(site: SiteFolder, call) -> None
 def test_what_policy_keeps_back_is_said(site: SiteFolder, call) -> None:
     path = site.root / "site.toml"
     text = path.read_text().replace(
-        'statistics = ["training", "validation", "test"]', 'statistics = ["test"]'
+        'statistics = ["training", "validation", "test", "site"]', 'statistics = ["test"]'
     )
     path.write_text(text.replace("# max_update_norm =", "max_update_norm = 2.5"))
     _, shown = call("approve", site.root, site.root.parent / "squares.toml", "--yes")
