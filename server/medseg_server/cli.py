@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import click
 import typer
@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
+AsJsonLines = Annotated[
+    bool, typer.Option("--json", help="For programs: every event as a line of JSON, then the run's status.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.")]
 
 
@@ -152,14 +155,15 @@ def up(folder: Folder) -> None:
 def run(
     folder: Folder,
     experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="What to train.")],
+    as_json: AsJsonLines = False,
 ) -> None:
     """Start a run and follow it to its end; Ctrl-C stops following, not the run."""
     from medseg_server.runs import begin_run
 
     server = ServerFolder(folder)
     name = begin_run(server, read_experiment(experiment))
-    typer.echo(f"run {name}")
-    _follow(server, name)
+    typer.echo(json.dumps({"run": name}) if as_json else f"run {name}")
+    _follow(server, name, as_json=as_json)
 
 
 @app.command()
@@ -191,7 +195,7 @@ def status(
 
 
 @app.command()
-def stop(folder: Folder, name: RunName) -> None:
+def stop(folder: Folder, name: RunName, as_json: AsJson = False) -> None:
     """Stop a run after what it is doing now; it can be resumed."""
     from medseg_server.runs import status as status_of
     from medseg_server.runs import want
@@ -200,11 +204,12 @@ def stop(folder: Folder, name: RunName) -> None:
     want(server, name, "stopped")
     while status_of(server, name).state == "running":
         time.sleep(0.5)
-    typer.echo(f"run {name}: {status_of(server, name).state}")
+    found = status_of(server, name)
+    typer.echo(json.dumps(asdict(found)) if as_json else f"run {name}: {found.state}")
 
 
 @app.command()
-def resume(folder: Folder, name: RunName) -> None:
+def resume(folder: Folder, name: RunName, as_json: AsJsonLines = False) -> None:
     """Let a run go on that was stopped or has failed, and follow it to its end."""
     from medseg_server.run_store import RunStore
     from medseg_server.runs import resume as go_on
@@ -212,20 +217,21 @@ def resume(folder: Folder, name: RunName) -> None:
     server = ServerFolder(folder)
     told = len(RunStore(server.run(name)).all_events())
     go_on(server, name)
-    _follow(server, name, told=told)
+    _follow(server, name, told=told, as_json=as_json)
 
 
 @app.command()
-def report(folder: Folder, name: RunName) -> None:
+def report(folder: Folder, name: RunName, as_json: AsJson = False) -> None:
     """Write report.html of a finished run again, from the figures in its folder."""
     from medseg_core.assessment.report import write_report  # matplotlib: only when needed
     from medseg_server.runs import finished
 
-    typer.echo(f"report: {write_report(finished(ServerFolder(folder), name))}")
+    path = write_report(finished(ServerFolder(folder), name))
+    typer.echo(json.dumps({"run": name, "report": str(path)}) if as_json else f"report: {path}")
 
 
 @app.command()
-def publish(folder: Folder, name: RunName) -> None:
+def publish(folder: Folder, name: RunName, as_json: AsJsonLines = False) -> None:
     """Send the model of a finished run again to the sites that were away; follows until it is done."""
     from medseg_server.run_store import RunStore
     from medseg_server.runs import finished, want
@@ -235,52 +241,18 @@ def publish(folder: Folder, name: RunName) -> None:
     told = len(store.all_events())
     store.event("resumed_by_hand")  # the run goes on where it ended: at its last step
     want(server, name, "running")
-    _follow(server, name, told=told)
+    _follow(server, name, told=told, as_json=as_json)
 
 
-def _follow(server: ServerFolder, name: str, told: int = 0) -> None:
-    """Print what happens in a run until it ends, from the event after `told`."""
-    from medseg_server.run_store import RunStore
+def _follow(server: ServerFolder, name: str, *, told: int = 0, as_json: bool = False) -> None:
+    """Print what happens in a run until it ends; exit code 1 unless it finished."""
+    from medseg_server.following import follow
     from medseg_server.runs import status as status_of
 
-    store = RunStore(server.run(name))
-    while True:
-        state = status_of(server, name).state
-        events = store.all_events()
-        for event in events[told:]:
-            if text := _sentence(event):
-                typer.echo(text)
-        told = len(events)
-        if state == "finished":
-            typer.echo(f"report: {server.run(name).absolute() / 'report.html'}")
-        if state in ("finished", "failed", "stopped"):
-            raise typer.Exit(0 if state == "finished" else 1)
-        time.sleep(1)
-
-
-def _sentence(event: dict[str, Any]) -> str:
-    """What an event says to people; nothing for those that are for machines."""
-    match event["event"]:
-        case "described":
-            return "sites: " + ", ".join(f"{s} ({c['train_cases']} cases)" for s, c in event["sites"].items())
-        case "waiting":
-            return f"waiting for {', '.join(event['sites'])} to connect"
-        case "round_finished":
-            absent = "".join(f", without {s} ({why})" for s, why in event["absent"].items())
-            loss = event["training_loss"]
-            return f"round {event['round']}: loss {'not told' if loss is None else f'{loss:.3f}'}{absent}"
-        case "evaluated":
-            return f"round {event['round']}: validation Dice {event['validation_dice']:.3f}"
-        case "tested":
-            return "tested: " + ", ".join(f"{s} Dice {v['dice']:.3f}" for s, v in event["sites"].items())
-        case "published":
-            absent = "".join(f", not to {s} ({why})" for s, why in event["absent"].items())
-            return f"published to {', '.join(event['sites']) or 'no site'}{absent}"
-        case "failed" | "versions_differ":
-            return f"{event['event'].replace('_', ' ')}: {event['detail']}"
-        case "finished" | "stopped":
-            return str(event["event"])
-    return ""
+    for line in follow(server, name, told=told, as_json=as_json):
+        typer.echo(line)
+    if status_of(server, name).state != "finished":
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -58,7 +58,9 @@ def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> Non
     control = FlowerControl(folder)
     control.prepare()
     note_all(folder)
-    supervisor = Supervisor(server_units(folder), folder.root, on_state=on_state)
+    notes = folder.root / "run" / "processes.json"
+    units = server_units(folder)
+    supervisor = Supervisor(units, logs=folder.root / "logs", notes=notes, on_state=on_state)
     steward = Steward(folder, control, on_state, supervisor.restart)
     thread = threading.Thread(target=steward.run, args=(stop,), name="steward")
     thread.start()

@@ -3,7 +3,8 @@
     python tests/benchmarks/round_overhead.py --out FOLDER
 
 A coordinator and two phantom hospitals on loopback train a network of 1.2 million parameters. Overhead is the time from
-the start of a round to the start of the next, with its evaluation, minus the training of the slowest site.
+the start of a round to the start of the next, with its evaluation, minus the training of the slowest site. The same of
+stock Flower: `stock_flower.py`.
 """
 
 # ruff: noqa: T201
@@ -76,14 +77,12 @@ def _watch(federation: Loopback, peaks: dict[str, float]) -> None:
 def _print(federation: Loopback, peaks: dict[str, float]) -> None:
     started = {e["round"]: e["time"] for e in federation.events if e["event"] == "round_started"}
     finished = {e["round"]: e for e in federation.events if e["event"] == "round_finished"}
-    whole, training = [], []
+    overhead = []
     for number in range(2, max(started)):  # the first round loads networks and data
         slowest = max(site["training_s"] for site in finished[number]["contributed"].values())
-        whole.append(started[number + 1] - started[number] - slowest)
-        training.append(finished[number]["time"] - started[number] - slowest)
-    print(f"{len(whole)} rounds; seconds a round besides training: median, shortest, longest")
-    for name, seconds in (("with evaluation", whole), ("training alone", training)):
-        print(f"  {name:16} {statistics.median(seconds):6.1f} {min(seconds):6.1f} {max(seconds):6.1f}")
+        overhead.append(started[number + 1] - started[number] - slowest)
+    print(f"{len(overhead)} rounds; seconds a round besides training: median, shortest, longest")
+    print(f"  {statistics.median(overhead):6.1f} {min(overhead):6.1f} {max(overhead):6.1f}")
     print("largest resident memory, MB")
     for role, mb in peaks.items():
         print(f"  {role:16} {mb:6.0f}")

@@ -80,8 +80,6 @@ def remembering_site(site: str, folder: Path, fuse: Fuse) -> Callable[[Envelope]
 
 
 def score(request: Envelope) -> float:
-    if request.header.kind != "evaluate":
-        return 0.0
     level = np.mean([tensor.mean(dtype=np.float64) for tensor in read_tensors(request.payload).values()])
     return round(1 / (1 + abs(float(level) - 0.12)), 6)
 
