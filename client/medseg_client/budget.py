@@ -18,7 +18,7 @@ def require_budget(
     coordinator that lost it does it again.
     """
     charges = answered.charges(kind, request.task)
-    key, limit = _budget(policy, kind)
+    key, limit = rule_for(policy, kind)
     own = charge(kind, request, request.payload_sha256, request_sha256)
     if own not in charges and len(charges) >= limit:
         asked = f"{len(charges)} of task {request.task} were answered"
@@ -29,7 +29,7 @@ def require_budget(
 
 def budget_left(policy: Policy, kind: Kind, task: str, answered: Answered) -> int:
     """How many more answers of a kind the policy gives to a task."""
-    return max(0, _budget(policy, kind)[1] - len(answered.charges(kind, task)))
+    return max(0, rule_for(policy, kind)[1] - len(answered.charges(kind, task)))
 
 
 def _require_own_model(request: Header, scored_round: int, answered: Answered) -> None:
@@ -42,7 +42,7 @@ def _require_own_model(request: Header, scored_round: int, answered: Answered) -
         )
 
 
-def _budget(policy: Policy, kind: Kind) -> tuple[str, int]:
+def rule_for(policy: Policy, kind: Kind) -> tuple[str, int]:
     """The rule for a kind of request, by name and value."""
     match kind:
         case "train":

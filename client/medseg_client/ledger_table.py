@@ -41,8 +41,8 @@ def _what(entry: Entry) -> tuple[str, str, str]:
 
 
 def _turned_away(entry: Entry) -> str:
-    """What came that was no request of the coordinator."""
+    """What came that the trainer could not take for a request of the coordinator."""
     if entry.n_more is not None:
-        return f"{entry.n_more} more refused, too many to list: no requests of the coordinator"
+        return f"{entry.n_more} more were not taken for requests, too many to list"
     known_by = f"{entry.n_bytes} bytes, SHA-256 {entry.request_sha256}"
-    return f"no request of the coordinator, refused: {entry.code}; {known_by}"
+    return f"not taken for a request: {entry.code}; {known_by}"

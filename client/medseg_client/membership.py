@@ -13,6 +13,7 @@ from medseg_core.federation_errors import NotJoinedError
 from medseg_core.files import is_in_use
 
 FOR_PURGE = ("approved", "models", "state", "cache", "logs", "pki", "keys", "run")
+REPORT = "report.html"  # where `medseg-site report` writes unless told otherwise: it shows images
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def status(folder: SiteFolder) -> SiteStatus:
 def leave(folder: SiteFolder, *, purge: bool) -> None:
     """Forget the coordinator: nothing is answered any more. The site's data are not touched.
 
-    `purge` removes keys, approvals, models, state, prepared images and logs, too. The ledger always stays: it is the
-    hospital's proof of what left. Raises BusyFolderError while `up` runs.
+    `purge` removes keys, approvals, models, state, prepared images, the site's report and logs, too. The ledger always
+    stays: it is the hospital's proof of what left. Raises BusyFolderError while `up` runs.
     """
     if any(is_in_use(folder.run(role)) for role in Role):
         raise BusyFolderError(folder.root / "run")
@@ -63,3 +64,4 @@ def leave(folder: SiteFolder, *, purge: bool) -> None:
     if purge:
         for name in FOR_PURGE:
             shutil.rmtree(folder.root / name, ignore_errors=True)
+        (folder.root / REPORT).unlink(missing_ok=True)

@@ -105,6 +105,11 @@ class SiteState:
             return (folder / "model.sha256").read_text()
         return None
 
+    def test_folder(self, run: str) -> Path | None:
+        """Where the scores and pictures of a run's test cases are kept; None where there are none."""
+        found = [path.parent for path in (self.folder / run).glob("evaluate_test_*/cases.json")]
+        return max(found, key=lambda path: _number(path.name), default=None)
+
     def attachment(self, run: str, transaction: str, name: str) -> bytes:
         """A file stored beside a reply, for people at the site."""
         return (self.folder / run / transaction / name).read_bytes()

@@ -6,54 +6,26 @@ both); every string of the run is escaped.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from medseg_core.assessment import absences, report_text
 from medseg_core.assessment.report_curves import describe_learning_curves, draw_learning_curves
 from medseg_core.assessment.report_forest import build_forest
-from medseg_core.assessment.report_overlays import Overlay, read_overlay
+from medseg_core.assessment.report_page import report_template
+from medseg_core.assessment.report_pictures import find_pictures
 from medseg_core.assessment.report_tables import (
     build_matrix,
     build_participation,
     find_worst_cases,
     list_absences,
     list_rounds,
-    name_ranks,
 )
-from medseg_core.assessment.scores import CaseScores, by_site, read_cases
+from medseg_core.assessment.scores import CaseScores, read_cases
 from medseg_core.assessment.summary import Summary, read_summary
 from medseg_core.assessment.verdict import find_gains, judge
 from medseg_core.config import Experiment, read_experiment
 from medseg_core.errors import UnreadableRunError
 from medseg_core.files import write_atomic
-
-FILTERS = (
-    report_text.number,
-    report_text.signed,
-    report_text.percentage,
-    report_text.between,
-    report_text.signed_between,
-    report_text.duration,
-    report_text.megabytes,
-    report_text.counted,
-    report_text.listing,
-    absences.reason,
-    absences.remedy,
-)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A pictured case: `rank` says where it stands among its site's."""
-
-    rank: str
-    scores: CaseScores
-    overlay: Overlay
 
 
 def write_report(run_folder: Path) -> Path:
@@ -65,11 +37,11 @@ def write_report(run_folder: Path) -> Path:
     summary = read_summary(run_folder / "summary.json")
     models = _cases(run_folder / "cases.json") if summary.is_simulated else {}
     experiment = read_experiment(run_folder / "experiment.toml")
-    html = _template().render(
+    html = report_template("report.html.j2").render(
         **_scores(summary, models, samples=experiment.evaluation.bootstrap_samples),
         **_course(summary),
         **_asked(experiment, run_folder),
-        pictures=_pictures(models.get("global", ()), run_folder / "overlays"),
+        pictures=find_pictures(models.get("global", ()), run_folder / "overlays"),
     )
     path = run_folder / "report.html"
     write_atomic(path, html.encode())
@@ -115,32 +87,3 @@ def _asked(experiment: Experiment, run_folder: Path) -> dict[str, Any]:
         "experiment": experiment,
         "experiment_text": (run_folder / "experiment.toml").read_text(encoding="utf-8"),
     }
-
-
-def _pictures(cases: Sequence[CaseScores], folder: Path) -> dict[str, list[Picture]]:
-    """For each site the best, the middle and the worst of the cases that have a picture."""
-    paths = {path.stem: path for path in folder.glob("*.npz")}
-    found = {}
-    for site, own in by_site(cases).items():
-        pictured = [(rank, case) for rank, case in name_ranks(own) if case.case_id in paths]
-        places = sorted({0, len(pictured) // 2, len(pictured) - 1} if pictured else set())
-        found[site] = [
-            Picture(rank, case, overlay)
-            for rank, case in (pictured[place] for place in places)
-            if (overlay := read_overlay(paths[case.case_id])) is not None
-        ]
-    return {site: pictures for site, pictures in found.items() if pictures}
-
-
-@cache
-def _template() -> Any:
-    """The template with the filters that it uses; every value is escaped, a missing one is an error."""
-    environment = Environment(
-        loader=PackageLoader("medseg_core.assessment", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {function.__name__: function for function in FILTERS}
-    return environment.get_template("report.html.j2")

@@ -1,7 +1,7 @@
 """Learning curves of a run as one inline SVG, without scripts or links; no string of the run goes into it."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -42,14 +42,24 @@ def draw_learning_curves(summary: Summary) -> str:
                 _draw(axes, model, [_values(line, key) for line in lines])
         _draw(dice, "server", [_values(fold.shared, "server_dice") for fold in summary.curves_by_fold])
         _mark_best(dice, summary)
-        if dice.has_data():
-            dice.legend(
-                loc="lower right", handlelength=2.4, edgecolor="none", facecolor="white", framealpha=0.85
-            )
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :].replace("'DejaVu Sans'", FONT)
+        _explain(dice)
+        return _as_svg(figure)
+
+
+def draw_site_curve(dice: Mapping[int, float], tested: int | None) -> str:
+    """Validation Dice of the shared model at one site, by round, as one SVG element; a ring around the tested round."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 2.9))
+        figure.subplots_adjust(left=0.045, right=0.995, bottom=0.155, top=0.9)
+        axes = figure.subplots()
+        _prepare(axes, TITLES["validation_dice"])
+        _draw(axes, "global", [dict(sorted(dice.items()))])
+        if len(dice) == 1:  # a line of one point shows nothing
+            axes.scatter(list(dice), list(dice.values()), s=16, color=COLOURS["global"])
+        if tested is not None and tested in dice:
+            _ring(axes, tested, dice[tested])
+        _explain(axes)
+        return _as_svg(figure)
 
 
 def describe_learning_curves(summary: Summary) -> str:
@@ -101,7 +111,22 @@ def _mark_best(axes: Axes, summary: Summary) -> None:
     """A ring around the round that was tested; none with folds, which chose one each."""
     (best, *others) = summary.best_by_fold
     if best.validation_dice is not None and not others:
-        name, colour = f"Tested: round {best.round}", COLOURS["global"]
-        axes.scatter(
-            best.round, best.validation_dice, s=64, facecolors="none", edgecolors=colour, zorder=3, label=name
-        )
+        _ring(axes, best.round, best.validation_dice)
+
+
+def _ring(axes: Axes, number: int, dice: float) -> None:
+    name, colour = f"Tested: round {number}", COLOURS["global"]
+    axes.scatter(number, dice, s=64, facecolors="none", edgecolors=colour, zorder=3, label=name)
+
+
+def _explain(axes: Axes) -> None:
+    """A legend, where anything is drawn."""
+    if axes.has_data():
+        axes.legend(loc="lower right", handlelength=2.4, edgecolor="none", facecolor="white", framealpha=0.85)
+
+
+def _as_svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :].replace("'DejaVu Sans'", FONT)

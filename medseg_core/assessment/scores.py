@@ -5,11 +5,11 @@ that draw patients, never cases: images of one patient are alike and would make 
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +60,10 @@ class CaseScores:
         }
 
 
-_CASES = TypeAdapter(dict[str, list[CaseScores]], config=ConfigDict(allow_inf_nan=False, extra="ignore"))
+_CONFIG = ConfigDict(allow_inf_nan=False, extra="ignore")
+_CASES = TypeAdapter(dict[str, list[CaseScores]], config=_CONFIG)
+_SITE_CASES = TypeAdapter(list[CaseScores], config=_CONFIG)
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,17 @@ def write_cases(path: Path, models: Mapping[str, Sequence[CaseScores]]) -> None:
 
 def read_cases(path: Path) -> dict[str, list[CaseScores]]:
     """The cases of each model in a `cases.json`. Raises UnreadableRunError."""
+    return _read(path, _CASES.validate_json)
+
+
+def read_site_cases(path: Path) -> list[CaseScores]:
+    """The cases that a site keeps of the one model that it tested. Raises UnreadableRunError."""
+    return _read(path, _SITE_CASES.validate_json)
+
+
+def _read(path: Path, parse: Callable[[bytes], _Read]) -> _Read:
     try:
-        return _CASES.validate_json(path.read_bytes())
+        return parse(path.read_bytes())
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])

@@ -62,6 +62,7 @@ def test_a_federation_over_mutual_tls_ends_with_the_weights_of_the_simulation(fe
     scores_are_those_of_the_simulation(federation.run, simulated)
     the_model_predicts_where_it_was_approved(root, federation.run.name)
     every_answer_is_in_the_ledger_of_its_site(federation)
+    each_side_sees_what_it_may(federation)
     nothing_of_a_case_is_at_the_coordinator(root)
 
 
@@ -96,15 +97,26 @@ def the_model_predicts_where_it_was_approved(root: Path, run: str) -> None:
 
 
 def every_answer_is_in_the_ledger_of_its_site(federation: Loopback) -> None:
-    newest = [event for event in federation.events if event["event"] == "round_finished"][-1]
+    standings = json.loads(call(federation.root, "medseg-server", "sites", COORDINATOR, "--json"))
+    newest = {standing["site"]: standing["ledger"] for standing in standings}
     for site in SITES:
         lines = call(federation.root, "medseg-site", "ledger", site, "--json").splitlines()
         answers = [json.loads(line)["header"] for line in lines]
         kinds = ["describe", "train", "train", "evaluate", "evaluate", "publish"]
         assert [answer["kind"] for answer in answers] == kinds
         assert {answer["direction"] for answer in answers} == {"reply"}
-        head = newest["contributed"][site]["ledger_head"]
-        call(federation.root, "medseg-site", "ledger", "verify", site, "--head", head)
+        assert newest[site]["sequence"] == len(lines)
+        call(federation.root, "medseg-site", "ledger", "verify", site, "--head", newest[site]["sha256"])
+
+
+def each_side_sees_what_it_may(federation: Loopback) -> None:
+    shown = call(federation.root, "medseg-server", "status", COORDINATOR, federation.run.name)
+    assert shown.count("processor threads; medseg") == len(SITES)
+    for site in SITES:
+        call(federation.root, "medseg-site", "report", site)
+        page = (federation.root / site / "report.html").read_text()
+        assert federation.run.name in page
+        assert "Worst test cases" in page
 
 
 def nothing_of_a_case_is_at_the_coordinator(root: Path) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 import jsonschema
 import pytest
 from fake_run import write_federated_run
-from test_report import Page
+from html_page import Page
 
 from medseg_core.assessment.absences import reason, remedy
 from medseg_core.assessment.report import write_report

@@ -183,8 +183,8 @@ def test_attempts_are_shown_to_people(tmp_path: Path, ledger: Ledger) -> None:
     with console.capture() as capture:
         console.print(table(read_ledger(tmp_path, KEY).lines))
     shown = capture.get()
-    assert f"refused: malformed; 1 bytes, SHA-256 {sha256_of(b'0')}" in shown
-    assert "7 more refused" in shown
+    assert f"not taken for a request: malformed; 1 bytes, SHA-256 {sha256_of(b'0')}" in shown
+    assert "7 more were not taken" in shown
 
 
 attempts = st.tuples(st.binary(max_size=3), st.sampled_from([RefusalCode.MALFORMED, RefusalCode.TOO_LARGE]))

@@ -15,22 +15,20 @@ from builders import (
     opened,
     site_key,
 )
+from enrolment import make_server, make_site
 
-from medseg_client.joining import begin as begin_site
 from medseg_client.ledger import read_ledger
 from medseg_client.models import Models
-from medseg_client.site_folder import SiteFolder, SiteSettings
 from medseg_core.errors import QuorumError
 from medseg_core.federation_errors import LedgerError
-from medseg_core.wire.enrolment import read_request
 from medseg_core.wire.signatures import fingerprint, public_key_of
 from medseg_server.conduct import conduct
-from medseg_server.enrolling import begin, enrol
+from medseg_server.enrolling import enrol
 from medseg_server.ledgers import Head, newest_heads, newest_of
 from medseg_server.membership import standings
 from medseg_server.rounds import Run
 from medseg_server.run_store import RunStore
-from medseg_server.server_folder import ServerFolder, ServerSettings
+from medseg_server.server_folder import ServerFolder
 
 EXPERIMENT = make_experiment()
 KEY = site_key("north").public_key()
@@ -106,16 +104,12 @@ def test_a_stored_answer_that_is_sent_again_is_not_the_newest_line() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> ServerFolder:
-    folder = ServerFolder(tmp_path / "server")
-    begin(folder, ServerSettings(name="trial", address="127.0.0.1:8443", superlink_port=1))
-    return folder
+    return make_server(tmp_path / "server")
 
 
 def enrolled(server: ServerFolder, folder: Path) -> str:
     """Enrol north with the keys of a new folder; their fingerprint in events."""
-    site = SiteFolder(folder)
-    begin_site(site, SiteSettings(name="north", data=Path("/images"), egress_port=1, node_port=2))
-    request = read_request(site.request.read_bytes())
+    _, request = make_site(folder)
     enrol(server, request)
     return fingerprint(public_key_of(request.signing_key))
 
