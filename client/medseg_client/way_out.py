@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from medseg_client.site_folder import Role, SiteFolder
+from medseg_client.upstream_proxy import tunnel_socket
 from medseg_core.errors import MedsegError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import GATEWAY_NAME
@@ -16,14 +17,15 @@ LOOK_S = 2.0
 def write_way_out(folder: SiteFolder) -> Path:
     """nginx's configuration; returns its path. Raises NotJoinedError."""
     settings = folder.settings
-    listen = f"[{settings.egress_listen}]" if ":" in settings.egress_listen else settings.egress_listen
+    host = f"[{settings.egress_listen}]" if ":" in settings.egress_listen else settings.egress_listen
+    listen = f"unix:{folder.hop}" if settings.accounts else f"{host}:{settings.egress_port}"
     values = {
         "root": str(folder.root.absolute()),
         "run": str(folder.run(Role.EGRESS).absolute()),
         "logs": str(folder.logs(Role.EGRESS).absolute()),
-        "address": folder.kit.address,
+        "upstream": f"unix:{tunnel_socket(folder)}" if settings.upstream_proxy else folder.kit.address,
         "gateway_name": GATEWAY_NAME,
-        "listen": f"{listen}:{settings.egress_port}",
+        "listen": listen,
     }
     text = (resources.files("medseg_client") / "egress.conf").read_text()
     for name, value in values.items():
