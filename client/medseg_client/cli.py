@@ -2,11 +2,8 @@
 
 import itertools
 import json
-import logging
-import signal
 import sys
 import textwrap
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +13,7 @@ import click
 import typer
 
 from medseg_client.ledger_commands import ledger_app
+from medseg_client.process_commands import Folder, bridge, stop_on_signals, trainer, tunnel
 from medseg_client.site_folder import Role, SiteFolder, SiteSettings
 from medseg_core.config import read_experiment
 from medseg_core.errors import MedsegError
@@ -30,7 +28,6 @@ app = typer.Typer(
 
 
 app.add_typer(ledger_app, name="ledger", no_args_is_help=True)
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of this site.")]
 
 
 @app.command()
@@ -143,7 +140,7 @@ def up(
     def tell(name: str, state: str) -> None:
         typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
 
-    keep_up_as_asked(SiteFolder(folder), _stop_on_signals(), tell, roles=role or tuple(Role))
+    keep_up_as_asked(SiteFolder(folder), stop_on_signals(), tell, roles=role or tuple(Role))
 
 
 models_app = typer.Typer(
@@ -273,37 +270,8 @@ def leave(
     typer.echo(f"site {name} has left. Tell the coordinator, who runs: medseg-server revoke DIR {name}")
 
 
-@app.command()
-def trainer(folder: Folder) -> None:
-    """The process that sees the images; `up` starts it."""
-    from medseg_client.trainer_process import run_trainer
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    run_trainer(SiteFolder(folder), _stop_on_signals())
-
-
-@app.command()
-def bridge(folder: Folder) -> None:
-    """The way from a relay without a network to the way out; `up` starts it."""
-    from medseg_client.bridge import run_bridge
-
-    run_bridge(SiteFolder(folder), _stop_on_signals())
-
-
-@app.command()
-def tunnel(folder: Folder) -> None:
-    """The way through the hospital's HTTP proxy; `up` starts it."""
-    from medseg_client.upstream_proxy import run_tunnel
-
-    run_tunnel(SiteFolder(folder), _stop_on_signals())
-
-
-def _stop_on_signals() -> threading.Event:
-    """Set by SIGINT and SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+for process in (trainer, bridge, tunnel):
+    app.command()(process)
 
 
 def main() -> None:

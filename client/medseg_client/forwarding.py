@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -98,11 +99,12 @@ def _notice_a_vanished_peer(writer: asyncio.StreamWriter) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(IDLE_S * 1000))
 
 
-async def forward(
-    connect: Connect, tell: Callable[[str], None], stop: threading.Event, *, at: Path | tuple[str, int]
-) -> None:
-    """Pass on what comes to a unix socket or a TCP port, until `stop` is set. Raises OSError where it cannot listen."""
-    forwarder = Forwarder(connect, tell)
+async def forward(connect: Connect, stop: threading.Event, *, at: Path | tuple[str, int]) -> None:
+    """Pass on what comes to a unix socket or a TCP port, until `stop` is set; says on stderr how it fares.
+
+    Raises OSError where it cannot listen.
+    """
+    forwarder = Forwarder(connect, _tell)
     if isinstance(at, Path):
         at.unlink(
             missing_ok=True
@@ -110,8 +112,12 @@ async def forward(
         server = await asyncio.start_unix_server(forwarder.accept, at)
     else:
         server = await asyncio.start_server(forwarder.accept, *at)
-    tell("ready")
+    _tell("ready")
     async with server:
         while not stop.is_set():
             await asyncio.sleep(LOOK_S)
     await forwarder.end()
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,7 +1,6 @@
 """`medseg-site ledger`: what left, shown and checked."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import click
@@ -9,9 +8,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from medseg_client.process_commands import Folder
 from medseg_client.site_folder import SiteFolder
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of this site.")]
 
 
 class _ShowsByDefault(TyperGroup):

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import socket
 import stat
-import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,10 +109,7 @@ def run_tunnel(folder: SiteFolder, stop: threading.Event) -> None:
             raise
         return reader, writer
 
-    def tell(what: str) -> None:
-        print(what, file=sys.stderr, flush=True)  # noqa: T201
-
-    asyncio.run(forward(connect, tell, stop, at=tunnel_socket(folder)))
+    asyncio.run(forward(connect, stop, at=tunnel_socket(folder)))
 
 
 def tunnel_socket(folder: SiteFolder) -> Path:
