@@ -11,6 +11,11 @@ from filelock import FileLock, Timeout
 
 from medseg_core.errors import BusyFolderError, UnusableFolderError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; a crash leaves the old file or the new one. Raises UnusableFolderError."""
@@ -82,12 +87,24 @@ def sole_use(folder: Path) -> Iterator[None]:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether another process is inside `sole_use` of the folder."""
-    try:
-        with sole_use(folder):
+    """Whether another process is inside `sole_use` of the folder; nothing is written to find out."""
+    if fcntl is None:
+        with contextlib.suppress(BusyFolderError), sole_use(folder):
             return False
-    except BusyFolderError:
         return True
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:  # none is there, or it is somebody else's and not for us to see
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextlib.contextmanager

@@ -63,15 +63,21 @@ class Supervisor:
     """Keeps units of services running while `run` lasts. State lines go to `on_state`: service, what happened."""
 
     def __init__(
-        self, units: Sequence[Sequence[Service]], folder: Path, *, on_state: Callable[[str, str], None]
+        self,
+        units: Sequence[Sequence[Service]],
+        *,
+        logs: Path,
+        notes: Path,
+        on_state: Callable[[str, str], None],
     ) -> None:
+        """`logs` is the folder for what services say, `notes` the file that names those that run."""
         self._units = [_Unit(tuple(services)) for services in units]
-        self._logs, self._pids, self._on_state = folder / "logs", folder / "run" / "processes.json", on_state
+        self._logs, self._notes, self._on_state = logs, notes, on_state
 
     def run(self, stop: threading.Event) -> None:
         """Keep everything running until `stop` is set, then end it all."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        end_leftovers(self._pids)
+        end_leftovers(self._notes)
         trim_at = time.monotonic()
         try:
             while not stop.is_set():
@@ -87,9 +93,13 @@ class Supervisor:
 
     def restart(self, name: str) -> None:
         """End the unit of a service, so that it starts anew. For one that looks alive and is not."""
+        self.signal(name, signal.SIGKILL)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a service, where it runs."""
         for unit in self._units:
-            for running in (unit.running[s.name] for s in unit.services if s.name == name and unit.running):
-                running.process.kill()
+            if (running := unit.running.get(name)) is not None:
+                running.process.send_signal(number)
 
     def is_at_work(self, name: str) -> bool:
         """Whether a service runs and has started a process that runs, too."""
@@ -144,7 +154,7 @@ class Supervisor:
     def _note(self) -> None:
         """Write down what is running, for the supervisor after a crash."""
         running = [r for unit in self._units for r in unit.running.values()]
-        write_atomic(self._pids, json.dumps([[r.process.pid, r.created] for r in running]).encode())
+        write_atomic(self._notes, json.dumps([[r.process.pid, r.created] for r in running]).encode())
 
 
 def program(name: str) -> str:

@@ -55,7 +55,10 @@ def supervising(units: list[list[Service]], folder: Path) -> Iterator[list[tuple
     """A supervisor at work; yields what it says."""
     said: list[tuple[str, str]] = []
     stop = threading.Event()
-    supervisor = Supervisor(units, folder, on_state=lambda name, state: said.append((name, state)))
+    logs, notes = folder / "logs", folder / "run/processes.json"
+    supervisor = Supervisor(
+        units, logs=logs, notes=notes, on_state=lambda name, state: said.append((name, state))
+    )
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
     try:
@@ -117,8 +120,9 @@ def test_what_a_killed_supervisor_left_is_ended_before_anything_starts(tmp_path:
         "import sys, threading; from pathlib import Path; "
         "from medseg_core.supervision import Service, Supervisor; "
         "folder, *command = sys.argv[1:]; "
-        "Supervisor([[Service('a', tuple(command))]], Path(folder), on_state=lambda *_: None)"
-        ".run(threading.Event())"
+        "notes = Path(folder) / 'run/processes.json'; "
+        "words = dict(logs=Path(folder) / 'logs', notes=notes, on_state=lambda *_: None); "
+        "Supervisor([[Service('a', tuple(command))]], **words).run(threading.Event())"
     )
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), *service(tmp_path, "a").command])
     left = pid_of(tmp_path, "a")
@@ -169,7 +173,8 @@ def test_a_service_is_at_work_while_a_process_that_it_started_runs(tmp_path: Pat
         + SLEEPER
     )
     stop = threading.Event()
-    supervisor = Supervisor([[service(tmp_path, "a", code)]], tmp_path, on_state=lambda name, state: None)
+    words = {"logs": tmp_path / "logs", "notes": tmp_path / "run/processes.json"}
+    supervisor = Supervisor([[service(tmp_path, "a", code)]], **words, on_state=lambda name, state: None)
     assert not supervisor.is_at_work("a")
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
