@@ -150,6 +150,16 @@ class NotJoinedError(StorageError):
         super().__init__(f"{folder} has no kit. Take the coordinator's with `medseg-site join {folder} KIT`.")
 
 
+class LocalCertificateError(StorageError):
+    """The certificate for the hop inside a site does not fit its settings."""
+
+    def __init__(self, path: Path, host: str) -> None:
+        super().__init__(
+            f"{path} does not name {host}, as egress_host in site.toml calls the way out. It is made anew by "
+            "`medseg-site join DIR KIT`, and where the egress role starts."
+        )
+
+
 class OccupiedSiteFolderError(StorageError):
     """A new site needs a folder of its own."""
 

@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from medseg_client.site_folder import SiteFolder, SiteSettings
+from medseg_client.site_folder import Role, SiteFolder, SiteSettings
 from medseg_core.config import read_experiment
 from medseg_core.errors import MedsegError
-from medseg_core.files import sole_use, write_atomic
+from medseg_core.files import write_atomic
 
 app = typer.Typer(
     help="Take part in a federation: images stay here, and what leaves is checked and signed here.",
@@ -140,13 +140,20 @@ def approve(
 
 
 @app.command()
-def up(folder: Folder) -> None:
+def up(
+    folder: Folder,
+    role: Annotated[
+        list[Role] | None,
+        typer.Option(help="Keep this role up and no other, such as in a container of its own; repeatable."),
+    ] = None,
+) -> None:
     """Keep this site's processes running, in the foreground, until Ctrl-C or SIGTERM."""
     from medseg_client.services import keep_up
 
-    site, stop = SiteFolder(folder), _stop_on_signals()
-    with sole_use(folder / "run"):
-        keep_up(site, stop, lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"))
+    def tell(name: str, state: str) -> None:
+        typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
+
+    keep_up(SiteFolder(folder), _stop_on_signals(), tell, roles=role or tuple(Role))
 
 
 models_app = typer.Typer(

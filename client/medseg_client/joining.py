@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from medseg_client.local_certificate import make_local_certificate
 from medseg_client.site_folder import SiteFolder, SiteSettings
 from medseg_core.federation_errors import (
     EnrolmentError,
@@ -16,7 +17,6 @@ from medseg_core.federation_errors import (
     OccupiedSiteFolderError,
 )
 from medseg_core.files import write_atomic, write_private
-from medseg_core.supervision import reload_nginx
 from medseg_core.wire.enrolment import DOCUMENT_BYTES_MAX, SiteKit, SiteRequest, read_kit, sign
 from medseg_core.wire.signatures import load_key, make_key, public_text, save_key
 from medseg_core.wire.versions import newest_common
@@ -65,7 +65,7 @@ def is_of_our_federation(folder: SiteFolder, kit: SiteKit) -> bool:
 
 
 def accept(folder: SiteFolder, kit: SiteKit) -> None:
-    """Take the kit: from now on this site obeys its coordinator. A running way out uses the new certificate at once.
+    """Take the kit: from now on this site obeys its coordinator. A running way out sees it, and uses it at once.
 
     Raises EnrolmentError: it is for somebody else. WireVersionsError: the coordinator speaks none of our wire versions.
     """
@@ -87,7 +87,7 @@ def accept(folder: SiteFolder, kit: SiteKit) -> None:
     write_atomic(folder.root / "pki" / "authority.crt", kit.authority.encode())
     write_atomic(folder.root / "pki" / "site.crt", kit.certificate.encode())
     write_atomic(folder.kit_file, kit.to_json())
-    reload_nginx(folder.root / "run" / "egress.pid")
+    make_local_certificate(folder)
 
 
 def _request(

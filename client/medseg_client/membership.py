@@ -6,10 +6,11 @@ from typing import Literal
 
 from medseg_client.ledger import read_ledger
 from medseg_client.models import models_of
-from medseg_client.services import last_request
-from medseg_client.site_folder import SiteFolder
+from medseg_client.node_watch import last_request
+from medseg_client.site_folder import Role, SiteFolder
+from medseg_core.errors import BusyFolderError
 from medseg_core.federation_errors import NotJoinedError
-from medseg_core.files import is_in_use, sole_use
+from medseg_core.files import is_in_use
 
 FOR_PURGE = ("approved", "models", "state", "cache", "logs", "pki", "keys", "run")
 
@@ -41,7 +42,7 @@ def status(folder: SiteFolder) -> SiteStatus:
         site=settings.name,
         federation=kit.federation if kit else None,
         coordinator=kit.address if kit else None,
-        state="up" if is_in_use(folder.root / "run") else "stopped",
+        state="up" if any(is_in_use(folder.run(role)) for role in Role) else "stopped",
         last_request=last_request(folder.egress_log) or None,
         approved=len(folder.approved),
         ledger_lines=len(read_ledger(folder.ledger, folder.public_key).lines),
@@ -55,9 +56,10 @@ def leave(folder: SiteFolder, *, purge: bool) -> None:
     `purge` removes keys, approvals, models, state, prepared images and logs, too. The ledger always stays: it is the
     hospital's proof of what left. Raises BusyFolderError while `up` runs.
     """
-    with sole_use(folder.root / "run"):
-        folder.kit_file.unlink(missing_ok=True)
-        (folder.root / "pki" / "site.crt").unlink(missing_ok=True)
+    if any(is_in_use(folder.run(role)) for role in Role):
+        raise BusyFolderError(folder.root / "run")
+    folder.kit_file.unlink(missing_ok=True)
+    (folder.root / "pki" / "site.crt").unlink(missing_ok=True)
     if purge:
         for name in FOR_PURGE:
             shutil.rmtree(folder.root / name, ignore_errors=True)

@@ -8,19 +8,22 @@ approved/SHA256.toml   experiments that this hospital agreed to train
 models/RUN/            models that the coordinator published; approved.json: those agreed to
 ledger/                what left, line by line, and its tensors for some days
 state/, cache/         what the trainer remembers of runs; prepared images
-run/trainer/           the trainer's socket
-logs/                  of the processes that `up` keeps running
+run/socket/            the trainer's socket
+run/ROLE/, logs/ROLE/  of what `up` keeps running as trainer, egress and relay: each writes in its own
 """
 
+import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from medseg_client.policy import Policy
 from medseg_core.config import (
@@ -38,7 +41,30 @@ from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name
 from medseg_core.wire.signatures import public_key_of
 
+
+class Role(StrEnum):
+    """What is kept running at a site, each with files of its own; in the order in which they start."""
+
+    TRAINER = "trainer"
+    EGRESS = "egress"
+    RELAY = "relay"
+
+
+def _as_address(text: str) -> str:
+    """An IP address. Raises ValueError."""
+    return str(ipaddress.ip_address(text))
+
+
+def _as_host(text: str) -> str:
+    """An IP address or a name. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", text):
+        return _as_address(text)
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+IpAddress = Annotated[str, AfterValidator(_as_address)]
+Host = Annotated[str, AfterValidator(_as_host)]
 
 
 class SiteSettings(Section):
@@ -49,6 +75,8 @@ class SiteSettings(Section):
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     egress_port: Port  # on loopback: the one way out
     node_port: Port  # on loopback: Flower's own
+    egress_listen: IpAddress = "127.0.0.1"  # where the way out waits for the relay
+    egress_host: Host = "127.0.0.1"  # where the relay finds it
     policy: Policy = Policy()
 
     def to_toml(self) -> str:
@@ -97,15 +125,33 @@ class SiteFolder:
         except FileNotFoundError:
             raise NotJoinedError(self.root) from None
 
+    def run(self, role: Role) -> Path:
+        """What a role needs while it runs."""
+        return self.root / "run" / role
+
+    def logs(self, role: Role) -> Path:
+        """What a role's processes say."""
+        return self.root / "logs" / role
+
+    @property
+    def local_certificate(self) -> Path:
+        """Of the way out, for the hop that the relay takes to it."""
+        return self.root / "pki" / "egress.crt"
+
+    @property
+    def local_key(self) -> Path:
+        """Of that certificate."""
+        return self.root / "pki" / "egress.key"
+
     @property
     def egress_log(self) -> Path:
         """Every request that went out."""
-        return self.root / "logs" / "egress.access.log"
+        return self.logs(Role.EGRESS) / "egress.access.log"
 
     @property
     def socket(self) -> Path:
         """The trainer's."""
-        return (self.root / "run" / "trainer" / "trainer.sock").absolute()
+        return (self.root / "run" / "socket" / "trainer.sock").absolute()
 
     @property
     def public_key(self) -> Ed25519PublicKey:

@@ -1,5 +1,6 @@
 """The trainer behind a unix socket: a gRPC service, bounded in size, number and time before anything is parsed."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, join
 from medseg_client.protocol.trainer_pb2 import DESCRIPTOR, Chunk
 from medseg_client.trainer import MAX_REQUEST_BYTES, Trainer
-from medseg_core.errors import SocketPathError, WireError
+from medseg_core.errors import SocketPathError, UnusableFolderError, WireError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope
 from medseg_core.wire.header import Kind
@@ -27,10 +28,10 @@ SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un on Linux, with its final zero
 
 @contextmanager
 def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
-    """Answer calls on `socket` while inside; its folder can be entered by its owner and group alone.
+    """Answer calls on `socket` while inside, from the owner and the group of its folder: nobody else can enter that.
 
     A socket that an earlier process left behind is replaced: whoever calls holds the site's folder for itself.
-    Raises SocketPathError.
+    Raises SocketPathError, UnusableFolderError.
     """
     if len(str(socket).encode()) > SOCKET_PATH_BYTES_MAX:
         raise SocketPathError(socket, SOCKET_PATH_BYTES_MAX)
@@ -43,10 +44,23 @@ def serving(trainer: Trainer, socket: Path) -> Iterator[None]:
     server.add_generic_rpc_handlers((_service(trainer),))
     server.add_insecure_port(f"unix:{socket}")
     server.start()
+    _open_to_group(socket)
     try:
         yield
     finally:
         server.stop(grace=None).wait()
+
+
+def _open_to_group(socket: Path) -> None:
+    """The group of the socket's folder may write to it, which is what connecting asks for."""
+    folder = socket.parent.stat()
+    try:
+        if folder.st_uid == os.geteuid():
+            socket.parent.chmod(0o2750)
+        os.chown(socket, -1, folder.st_gid)
+        socket.chmod(0o660)
+    except OSError as error:
+        raise UnusableFolderError(socket.parent, error.strerror or type(error).__name__) from error
 
 
 def _service(trainer: Trainer) -> grpc.GenericRpcHandler:

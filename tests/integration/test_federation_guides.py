@@ -60,7 +60,7 @@ def wait_for_logs(folder: Path, names: list[str]) -> None:
 
 def named_logs(guide: Path) -> list[str]:
     return re.findall(
-        r"`([a-z.]+\.log)`", "".join(re.findall(r"^\| `.*?\|", guide.read_text(), re.MULTILINE))
+        r"`([a-z./]+\.log)`", "".join(re.findall(r"^\| `.*?\|", guide.read_text(), re.MULTILINE))
     )
 
 
@@ -85,7 +85,7 @@ def test_both_guides_do_what_they_say(tmp_path: Path) -> None:
     logged = "".join(path.read_text() for path in (tmp_path / "federation/logs").glob("gateway.access.log"))
     assert "CN=north" in logged
     for folder in ("federation/logs", "site/logs"):
-        for path in (tmp_path / folder).iterdir():
+        for path in (tmp_path / folder).rglob("*.log"):
             assert "PRIVATE" not in path.read_text(), path
             assert "hospital-1-00" not in path.read_text(), path
 

@@ -6,7 +6,7 @@ import pytest
 
 from medseg_client.joining import accept, begin
 from medseg_client.membership import leave, status
-from medseg_client.site_folder import SiteFolder, SiteSettings
+from medseg_client.site_folder import Role, SiteFolder, SiteSettings
 from medseg_core.errors import BusyFolderError
 from medseg_core.federation_errors import NotJoinedError
 from medseg_core.files import sole_use
@@ -36,8 +36,9 @@ def test_a_site_says_where_it_stands(site: SiteFolder) -> None:
     found = status(site)
     assert (found.site, found.federation, found.coordinator) == ("north", "lab", "127.0.0.1:4433")
     assert (found.state, found.last_request, found.ledger_lines) == ("stopped", None, 0)
+    site.egress_log.parent.mkdir()
     site.egress_log.write_text('2026-01-01T00:00:00+00:00 "POST /v1/fleet/pull-messages" 200\n')
-    with sole_use(site.root / "run"):
+    with sole_use(site.run(Role.RELAY)):
         found = status(site)
     assert (found.state, found.last_request) == ("up", 1767225600.0)
 
@@ -61,7 +62,7 @@ def test_a_purge_leaves_images_settings_and_the_ledger(site: SiteFolder) -> None
 
 
 def test_a_site_that_runs_does_not_leave(site: SiteFolder) -> None:
-    with sole_use(site.root / "run"), pytest.raises(BusyFolderError):
+    with sole_use(site.run(Role.TRAINER)), pytest.raises(BusyFolderError):
         leave(site, purge=True)
     assert site.kit.federation == "lab"
     assert (site.root / "cache/something").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medseg_client import services
-from medseg_client.services import last_request, watch_node
+from medseg_client import node_watch
+from medseg_client.node_watch import last_request, watch_node
 
 
 def write(log: Path, *entries: tuple[str, float]) -> None:
@@ -21,22 +21,26 @@ def write(log: Path, *entries: tuple[str, float]) -> None:
             )
 
 
-def restarts_of(log: Path, seconds: float, *, is_at_work: bool = False) -> int:
-    stop, restarts = threading.Event(), list[float]()
-    thread = threading.Thread(
-        target=watch_node, args=(log, lambda: is_at_work, lambda: restarts.append(time.monotonic()), stop)
-    )
+def watched(log: Path, seconds: float, *, is_at_work: bool = False) -> tuple[int, list[str]]:
+    """How often a node was started anew, and what was told."""
+    stop, restarts, told = threading.Event(), list[float](), list[str]()
+    words = (log, lambda: is_at_work, lambda: restarts.append(time.monotonic()), told.append, stop)
+    thread = threading.Thread(target=watch_node, args=words)
     thread.start()
     time.sleep(seconds)
     stop.set()
     thread.join()
-    return len(restarts)
+    return len(restarts), told
+
+
+def restarts_of(log: Path, seconds: float, *, is_at_work: bool = False) -> int:
+    return watched(log, seconds, is_at_work=is_at_work)[0]
 
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(services, "LOOK_S", 0.05)
-    monkeypatch.setattr(services, "SILENT_S", 1.5)
+    monkeypatch.setattr(node_watch, "LOOK_S", 0.05)
+    monkeypatch.setattr(node_watch, "SILENT_S", 1.5)
     return tmp_path / "egress.access.log"
 
 
@@ -66,3 +70,10 @@ def test_a_node_whose_relay_is_at_work_is_left_alone(log: Path) -> None:
     """It asks for nothing while a site trains, however long that takes."""
     write(log, ("pull-messages", 100), ("send-node-heartbeat", 0))
     assert restarts_of(log, 3.6, is_at_work=True) == 0
+
+
+def test_where_the_log_cannot_be_read_that_is_told_once_and_the_node_is_left_alone(log: Path) -> None:
+    n_restarts, told = watched(log, 4.0)
+    assert n_restarts == 0
+    (line,) = told
+    assert "cannot be read" in line
