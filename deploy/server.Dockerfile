@@ -11,19 +11,26 @@ WORKDIR /build
 RUN python3 -m venv --without-pip /opt/medseg
 COPY constraints.txt ./
 RUN pip --python /opt/medseg/bin/python install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
-COPY . ./
-ARG COMMIT=unknown
-RUN printf '%s\n' "$COMMIT" >medseg_core/_commit.txt && pip wheel --no-deps --wheel-dir /wheel .
-RUN wheel=$(echo /wheel/*.whl) \
- && pip --python /opt/medseg/bin/python install --constraint constraints.txt "${wheel}[server]"
+# what medseg needs, before its code: a change of the code makes none of this anew
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+      print(*p["dependencies"], *p["optional-dependencies"]["server"], sep="\n")' >requirements.txt \
+ && pip --python /opt/medseg/bin/python install --constraint constraints.txt --requirement requirements.txt
 # what no run needs: sources for extensions of torch and their tests (it starts torch_shm_manager itself), tests of other
 # packages, and uv, with which Flower would install what an app asks for: that is off
-RUN cd /opt/medseg/lib/python3.11/site-packages \
- && rm -rf torch/test torch/include torch/share/cmake /opt/medseg/bin/uv /opt/medseg/bin/uvx \
+WORKDIR /opt/medseg/lib/python3.11/site-packages
+RUN rm -rf torch/test torch/include torch/share/cmake /opt/medseg/bin/uv /opt/medseg/bin/uvx \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
  && find numpy scipy skimage sympy networkx -type d -name tests -prune -exec rm -rf {} +
+WORKDIR /build
+COPY . ./
+ARG COMMIT=unknown
+RUN printf '%s\n' "$COMMIT" >medseg_core/_commit.txt \
+ && pip wheel --no-deps --wheel-dir /wheel . \
+ && pip --python /opt/medseg/bin/python install --no-deps /wheel/*.whl
 
 FROM ${BASE}
+# hadolint ignore=DL3008  # Debian keeps the newest of a release alone: a pinned version could not be built next month
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends nginx-light tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*

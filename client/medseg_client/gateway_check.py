@@ -53,7 +53,7 @@ def check_gateway(folder: SiteFolder) -> Iterator[Finding]:
     yield resolved
     if resolved.state == "fault":
         return
-    reached = _ask(folder, kit)
+    reached = _ask(folder, kit, _node_key(folder))
     if isinstance(reached, Finding):
         yield reached
         return
@@ -62,6 +62,20 @@ def check_gateway(folder: SiteFolder) -> Iterator[Finding]:
     )
     yield _clock(reached)
     yield _registration(reached)
+
+
+def way_fault(folder: SiteFolder) -> str | None:
+    """Why this site's certificate does not get through to the superlink; None if it does. No node key is needed.
+
+    Raises NotJoinedError.
+    """
+    reached = _ask(folder, folder.kit, node_key="")
+    if isinstance(reached, Finding):
+        return f"{reached.text}. {reached.remedy}"
+    if reached.status != 200:
+        finding = _registration(reached)
+        return f"{finding.text}. {finding.remedy}"
+    return None
 
 
 def _own_certificate(kit: SiteKit) -> Finding:
@@ -98,7 +112,7 @@ def _name(kit: SiteKit) -> Finding:
     return ok("name", f"{host} is known")
 
 
-def _ask(folder: SiteFolder, kit: SiteKit) -> _Answer | Finding:
+def _ask(folder: SiteFolder, kit: SiteKit, node_key: str) -> _Answer | Finding:
     """The gateway's answer over mutual TLS, or why there is none."""
     host, port = kit.address.rsplit(":", 1)
     allow = f"Have the firewall allow TCP to {kit.address} from here; ask the coordinator whether it is up."
@@ -116,7 +130,7 @@ def _ask(folder: SiteFolder, kit: SiteKit) -> _Answer | Finding:
         return fault("way", f"{kit.address} cannot be reached ({error.strerror or 'refused'})", allow)
     try:
         with plain, context.wrap_socket(plain, server_hostname=GATEWAY_NAME) as connection:
-            return _exchange(connection, folder)
+            return _exchange(connection, node_key)
     except ssl.SSLCertVerificationError as error:
         return fault(
             "TLS",
@@ -127,14 +141,14 @@ def _ask(folder: SiteFolder, kit: SiteKit) -> _Answer | Finding:
         return fault("TLS", "the connection broke off", allow)
 
 
-def _exchange(connection: ssl.SSLSocket, folder: SiteFolder) -> _Answer:
-    """GET /health with this site's node key. Raises OSError, ValueError."""
+def _exchange(connection: ssl.SSLSocket, node_key: str) -> _Answer:
+    """GET /health with a node key. Raises OSError, ValueError."""
     certificate = connection.getpeercert(binary_form=True)
     asked = time.time()
     words = (
         "GET /health HTTP/1.1",
         "Host: gateway",
-        f"flwr-public-key: {_node_key(folder)}",
+        f"flwr-public-key: {node_key}",
         "Connection: close",
     )
     connection.sendall(("\r\n".join(words) + "\r\n\r\n").encode())

@@ -1,16 +1,22 @@
 """nginx as the one way out of a site: its configuration, and a new kit while it runs."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
 from medseg_client.site_folder import Role, SiteFolder
 from medseg_core.errors import MedsegError
+from medseg_core.federation_errors import EnrolmentError, NotJoinedError
 from medseg_core.files import write_atomic
+from medseg_core.reloading import addresses
 from medseg_core.wire.enrolment import GATEWAY_NAME
 
 LOOK_S = 2.0
+RESOLVE_S = 20.0  # between questions to the hospital's name servers
 
 
 def write_way_out(folder: SiteFolder) -> Path:
@@ -36,10 +42,10 @@ def write_way_out(folder: SiteFolder) -> Path:
 def watch_kit(
     folder: SiteFolder, reload: Callable[[], None], tell: Callable[[str], None], stop: threading.Event
 ) -> None:
-    """Have nginx use a kit that was taken while it runs: a new certificate, another address."""
-    used = _kit_files(folder)
+    """Have nginx use a kit that was taken while it runs, with a new certificate, and a gateway that has moved."""
+    used = _used(folder)
     while not stop.wait(LOOK_S):
-        if (found := _kit_files(folder)) == used or not all(found):
+        if (found := _used(folder)) == used or not all(found):
             continue
         used = found
         try:
@@ -48,10 +54,20 @@ def watch_kit(
             tell(str(error))
             continue
         reload()
-        tell("uses the new kit")
+        tell("uses what has changed: kit, or address of the gateway")
 
 
-def _kit_files(folder: SiteFolder) -> tuple[bytes, ...]:
-    """What `join` writes for nginx; nothing of a file that is absent."""
+def _used(folder: SiteFolder) -> tuple[bytes, ...]:
+    """What nginx goes by: the files that `join` writes, nothing of one that is absent, and where the gateway is."""
     paths = (folder.kit_file, folder.root / "pki" / "site.crt", folder.root / "pki" / "authority.crt")
-    return tuple(path.read_bytes() if path.exists() else b"" for path in paths)
+    files = tuple(path.read_bytes() if path.exists() else b"" for path in paths)
+    with contextlib.suppress(NotJoinedError, EnrolmentError):
+        host = folder.kit.address.rsplit(":", 1)[0].strip("[]")
+        return (*files, " ".join(_addresses(host, int(time.monotonic() / RESOLVE_S))).encode())
+    return files
+
+
+@lru_cache(maxsize=1)
+def _addresses(host: str, _moment: int) -> tuple[str, ...]:
+    """Where the gateway is, asked once a moment. nginx itself asks when it reads its configuration and never again."""
+    return addresses(host)

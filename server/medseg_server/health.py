@@ -89,7 +89,10 @@ def _status_of(address: str, name: str, folder: ServerFolder) -> int | None:
     """The answer to GET /health of who has a certificate for `name` from our authority; None if there is none."""
     host, port = address.rsplit(":", 1)
     try:
-        copies = folder.authority("crt"), folder.for_gateway("authority.crt")  # a gateway's container has the latter
+        copies = (
+            folder.authority("crt"),
+            folder.for_gateway("authority.crt"),
+        )  # a gateway's container has the latter
         context = ssl.create_default_context(cafile=str(next(filter(Path.exists, copies), copies[0])))
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S) as plain,
