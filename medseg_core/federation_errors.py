@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from medseg_core.errors import MedsegError, RunError, StorageError
 
@@ -158,6 +159,92 @@ class LocalCertificateError(StorageError):
             f"{path} does not name {host}, as egress_host in site.toml calls the way out. It is made anew by "
             "`medseg-site join DIR KIT`, and where the egress role starts."
         )
+
+
+class UnknownAccountError(StorageError):
+    """An account or group that site.toml names is not there."""
+
+    def __init__(self, kind: Literal["account", "group"], name: str) -> None:
+        make = {
+            "account": f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {name}",
+            "group": f"groupadd --system {name}",
+        }[kind]
+        super().__init__(
+            f"[accounts] in site.toml names the {kind} {name}, and there is none. Make it: {make}"
+        )
+
+
+class SharedAccountError(StorageError):
+    """Roles that are to be apart share an account or a group, or one of them is root's."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"[accounts] in site.toml: {', '.join(names)} must be three accounts, each with a primary group of its "
+            "own, none of them root's or the socket_group. Make them with `useradd --system --user-group`."
+        )
+
+
+class ForeignAccountError(StorageError):
+    """Roles of a site with accounts are started by somebody else."""
+
+    def __init__(self, ours: str, wanted: Sequence[str]) -> None:
+        super().__init__(
+            f"[accounts] in site.toml names {', '.join(wanted)}, and this is {ours}. Start `medseg-site up` as root, "
+            "or each role by its account: `medseg-site up DIR --role ROLE`."
+        )
+
+
+class UnreachableError(StorageError):
+    """An account cannot read what its role needs."""
+
+    def __init__(self, account: str, path: Path) -> None:
+        super().__init__(
+            f"account {account} cannot read {path}. Give it the right to, and to enter every folder on the way there; "
+            "medseg itself belongs where all accounts can read it, such as in /opt."
+        )
+
+
+class LeakyAccountError(StorageError):
+    """An account can read what its role must not."""
+
+    def __init__(self, account: str, path: Path) -> None:
+        super().__init__(
+            f"account {account} can read {path}, and must not. Take that right from everybody, or from the groups "
+            f"of {account} (see `id {account}`), and start again."
+        )
+
+
+class EnclosureError(RunError):
+    """A process could not be started as another account with a network of its own."""
+
+    def __init__(self, account: str, reason: str) -> None:
+        super().__init__(
+            f"no process can be started as {account} in a network of its own: {reason}. Root must be allowed to make "
+            "network namespaces; where it is not, give each role a container, and take [accounts] out of site.toml."
+        )
+
+
+class ProxyLoginError(StorageError):
+    """The login for a hospital's HTTP proxy cannot be used. The message never holds it."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"{path}: {fault}.")
+
+
+class ProxyRefusedError(RunError):
+    """A hospital's HTTP proxy opens no tunnel; `fault` and `remedy` name no machine."""
+
+    def __init__(self, address: str, status: int) -> None:
+        self.fault, self.remedy = {
+            407: ("does not accept the login", "Write USER:PASSWORD into keys/proxy.login, mode 0600."),
+            403: (
+                f"does not allow a tunnel to {address}",
+                "Have your network team allow CONNECT to that address.",
+            ),
+            0: ("does not answer as an HTTP proxy", "Correct upstream_proxy in site.toml."),
+        }.get(status, (f"could not open a tunnel to {address}", "Ask your network team whether it is well."))
+        super().__init__(f"the proxy {self.fault} (status {status or 'none'}). {self.remedy}")
 
 
 class OccupiedSiteFolderError(StorageError):

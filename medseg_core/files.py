@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -18,11 +19,19 @@ except ImportError:  # Windows
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step; a crash leaves the old file or the new one. Raises UnusableFolderError."""
+    """Replace `path` by `data` in one step; a crash leaves the old file or the new one. Raises UnusableFolderError.
+
+    What root writes into the folder of another account belongs to that account.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(beside, data)
+        beside.unlink(missing_ok=True)  # of a process with our number that was killed
+        with beside.open("xb") as file:
+            if os.name == "posix" and os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            _write_through(file, data)
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -33,18 +42,20 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file; it is on disk when this returns. Raises OSError."""
     with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_through(file, data)
+
+
+def _write_through(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_private(path: Path, data: bytes) -> None:
     """A new file that its owner alone can read, at no moment anybody else. Raises OSError, also where one is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_through(file, data)
 
 
 def sync_folder(folder: Path) -> None:
@@ -93,7 +104,7 @@ def is_in_use(folder: Path) -> bool:
             return False
         return True
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # none is there, or it is somebody else's and not for us to see
         return False
     try:

@@ -69,15 +69,16 @@ class Supervisor:
         logs: Path,
         notes: Path,
         on_state: Callable[[str, str], None],
+        stop_s: float = STOP_S,
     ) -> None:
         """`logs` is the folder for what services say, `notes` the file that names those that run."""
         self._units = [_Unit(tuple(services)) for services in units]
-        self._logs, self._notes, self._on_state = logs, notes, on_state
+        self._logs, self._notes, self._on_state, self._stop_s = logs, notes, on_state, stop_s
 
     def run(self, stop: threading.Event) -> None:
         """Keep everything running until `stop` is set, then end it all."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        end_leftovers(self._notes)
+        end_leftovers(self._notes, stop_s=self._stop_s)
         trim_at = time.monotonic()
         try:
             while not stop.is_set():
@@ -145,7 +146,7 @@ class Supervisor:
 
     def _end(self, unit: _Unit) -> None:
         """Ask every process of a unit to end, and all that they started; end what does not."""
-        end_sessions([(r.process.pid, r.created) for r in unit.running.values()])
+        end_sessions([(r.process.pid, r.created) for r in unit.running.values()], stop_s=self._stop_s)
         for running in unit.running.values():
             running.process.wait()
         unit.running.clear()
@@ -205,17 +206,17 @@ def trim_logs(folder: Path) -> None:
                 os.truncate(log, 0)
 
 
-def end_leftovers(noted: Path) -> None:
+def end_leftovers(noted: Path, *, stop_s: float = STOP_S) -> None:
     """End what an earlier supervisor left: its services that still run, and what they started."""
     try:
         entries = [(int(pid), float(created)) for pid, created in json.loads(noted.read_bytes())]
     except (OSError, ValueError, TypeError):
         return
-    end_sessions(entries)
+    end_sessions(entries, stop_s=stop_s)
 
 
-def end_sessions(leaders: Sequence[tuple[int, float]]) -> None:
-    """Ask all processes in the sessions of `leaders` (number, start time) to end; end those that do not in STOP_S.
+def end_sessions(leaders: Sequence[tuple[int, float]], *, stop_s: float) -> None:
+    """Ask all processes in the sessions of `leaders` (number, start time) to end; end those that do not in `stop_s`.
 
     A service leads a session of its own, and what it starts stays in it, also when the service itself has died.
     """
@@ -223,7 +224,7 @@ def end_sessions(leaders: Sequence[tuple[int, float]]) -> None:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(left, timeout=STOP_S)
+    _, alive = psutil.wait_procs(left, timeout=stop_s)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -21,6 +21,9 @@ class Weather:
     up_bytes_s: float | None = None  # from the hospital outwards
     is_stalled: bool = False  # connections stay, nothing arrives
     is_down: bool = False  # connections are reset, new ones too
+    is_vanished: bool = (
+        False  # both sides talk to nobody, and no connection of that time is ever told its end
+    )
     reset_after_bytes: int | None = None  # then the connection is reset
 
     def clear(self) -> None:
@@ -36,6 +39,7 @@ class FaultyNetwork:
     weather: Weather = field(default_factory=Weather)
     port: int = 0
     connections: int = 0
+    swallowed_bytes: int = 0
 
     async def serve(self, is_ready: threading.Event, stop: asyncio.Event) -> None:
         """Listen until `stop`."""
@@ -53,15 +57,17 @@ class FaultyNetwork:
             if self.weather.is_down:
                 return
             far_reader, far = await asyncio.open_connection("127.0.0.1", self.target)
+            is_dead = asyncio.Event()
+            watch = asyncio.create_task(self._until_vanished(is_dead))
             ways = [
-                asyncio.create_task(self._carry(reader, far, is_up=True)),
-                asyncio.create_task(self._carry(far_reader, writer, is_up=False)),
+                asyncio.create_task(self._carry(reader, far, is_dead, is_up=True)),
+                asyncio.create_task(self._carry(far_reader, writer, is_dead, is_up=False)),
                 asyncio.create_task(self._until_down()),
             ]
             _, pending = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in pending:
+            for way in (watch, *pending):
                 way.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await asyncio.gather(watch, *pending, return_exceptions=True)
         except OSError:
             pass
         finally:
@@ -69,10 +75,22 @@ class FaultyNetwork:
                 if end is not None:
                     _reset(end)
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_up: bool) -> None:
+    async def _carry(
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        is_dead: asyncio.Event,
+        *,
+        is_up: bool,
+    ) -> None:
         carried = 0
         with contextlib.suppress(OSError):
-            while data := await source.read(CHUNK_BYTES):
+            while (data := await source.read(CHUNK_BYTES)) or is_dead.is_set():
+                if is_dead.is_set():
+                    self.swallowed_bytes += len(data)
+                    if not data:
+                        await asyncio.Event().wait()  # the other side is not told
+                    continue
                 if self.weather.delay_s:
                     await asyncio.sleep(self.weather.delay_s)
                 if is_up and self.weather.up_bytes_s:
@@ -84,6 +102,11 @@ class FaultyNetwork:
                     return
                 sink.write(data)
                 await sink.drain()
+
+    async def _until_vanished(self, is_dead: asyncio.Event) -> None:
+        while not self.weather.is_vanished:
+            await asyncio.sleep(LOOK_S)
+        is_dead.set()
 
     async def _until_down(self) -> None:
         while not self.weather.is_down:

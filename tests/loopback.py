@@ -116,7 +116,7 @@ ROLES = {  # what the command line of a process holds
     "superexec": ("flower-superexec",),
     "serverapp": ("flwr-serverapp",),
     "gateway": ("nginx: master", "gateway.conf"),
-    "trainer": ("medseg_client", "trainer"),
+    "trainer": ("medseg_client trainer",),
     "egress": ("nginx: master", "egress.conf"),
     "node": ("flower-supernode",),
     "executor": ("flower-superexec",),

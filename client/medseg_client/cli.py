@@ -82,6 +82,7 @@ def join(
 ) -> None:
     """Take the coordinator's kit after comparing its fingerprint."""
     from medseg_client.joining import accept, is_of_our_federation, read_kit_file
+    from medseg_client.separation import prepare
 
     kit = read_kit_file(kit_file)
     typer.echo(f"federation {kit.federation} at {kit.address}, fingerprint {kit.fingerprint}")
@@ -90,6 +91,7 @@ def join(
     elif fingerprint not in (None, kit.fingerprint):
         raise click.UsageError(f"the kit's fingerprint is {kit.fingerprint}, not {fingerprint}")
     accept(SiteFolder(folder), kit)
+    prepare(SiteFolder(folder))
     typer.echo("joined. Next: medseg-site approve DIR EXPERIMENT.toml, then medseg-site up DIR")
 
 
@@ -157,12 +159,12 @@ def up(
     ] = None,
 ) -> None:
     """Keep this site's processes running, in the foreground, until Ctrl-C or SIGTERM."""
-    from medseg_client.services import keep_up
+    from medseg_client.separation import keep_up_as_asked
 
     def tell(name: str, state: str) -> None:
         typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}")
 
-    keep_up(SiteFolder(folder), _stop_on_signals(), tell, roles=role or tuple(Role))
+    keep_up_as_asked(SiteFolder(folder), _stop_on_signals(), tell, roles=role or tuple(Role))
 
 
 models_app = typer.Typer(
@@ -348,6 +350,22 @@ def trainer(folder: Folder) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     run_trainer(SiteFolder(folder), _stop_on_signals())
+
+
+@app.command()
+def bridge(folder: Folder) -> None:
+    """The way from a relay without a network to the way out; `up` starts it."""
+    from medseg_client.bridge import run_bridge
+
+    run_bridge(SiteFolder(folder), _stop_on_signals())
+
+
+@app.command()
+def tunnel(folder: Folder) -> None:
+    """The way through the hospital's HTTP proxy; `up` starts it."""
+    from medseg_client.upstream_proxy import run_tunnel
+
+    run_tunnel(SiteFolder(folder), _stop_on_signals())
 
 
 def _stop_on_signals() -> threading.Event:

@@ -9,13 +9,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from medseg_client.findings import Finding, fault, ok, warning
 from medseg_client.site_folder import SiteFolder
-from medseg_core.federation_errors import EnrolmentError, NotJoinedError
+from medseg_client.upstream_proxy import open_tunnel, proxy_of
+from medseg_core.errors import MedsegError
+from medseg_core.federation_errors import (
+    EnrolmentError,
+    NotJoinedError,
+    ProxyLoginError,
+    ProxyRefusedError,
+)
 from medseg_core.wire.enrolment import GATEWAY_NAME, SiteKit
 
 PATIENCE_S = 10.0
@@ -48,12 +56,11 @@ def check_gateway(folder: SiteFolder) -> Iterator[Finding]:
         )
         return
     yield _own_certificate(kit)
-    yield _proxy(kit)
-    resolved = _name(kit)
-    yield resolved
-    if resolved.state == "fault":
-        return
-    reached = _ask(folder, kit, _node_key(folder))
+    for step in (_proxy(folder, kit), _name(folder, kit)):
+        yield step
+        if step.state == "fault":
+            return
+    reached = _ask(folder, kit)
     if isinstance(reached, Finding):
         yield reached
         return
@@ -69,7 +76,7 @@ def way_fault(folder: SiteFolder) -> str | None:
 
     Raises NotJoinedError.
     """
-    reached = _ask(folder, folder.kit, node_key="")
+    reached = _ask(folder, folder.kit, with_node_key=False)
     if isinstance(reached, Finding):
         return f"{reached.text}. {reached.remedy}"
     if reached.status != 200:
@@ -94,16 +101,48 @@ def _lasting(topic: str, end: dt.datetime, remedy: str) -> Finding:
     return ok(topic, f"good until {end:%Y-%m-%d}")
 
 
-def _proxy(kit: SiteKit) -> Finding:
-    """The way out is direct, which a machine that is set up for a proxy may not have."""
-    if any(os.environ.get(name) for name in _PROXIES):
-        text = "this machine is set up for an HTTP proxy, which medseg does not use"
-        return warning("proxy", text, f"Have the firewall allow {kit.address} directly from here.")
-    return ok("proxy", "none: the way out is direct")
+def _proxy(folder: SiteFolder, kit: SiteKit) -> Finding:
+    """The way out is direct, or through the proxy that site.toml names, which is asked for a tunnel."""
+    topic = "proxy"
+    if folder.settings.upstream_proxy is None:
+        return _no_proxy(kit)
+    try:
+        proxy = proxy_of(folder)
+        assert proxy is not None
+        open_tunnel(proxy, kit.address, timeout_s=PATIENCE_S).close()
+    except ProxyLoginError as error:
+        return fault(topic, "the login for the proxy cannot be used", "", detail=str(error))
+    except ProxyRefusedError as error:
+        return fault(topic, f"the proxy {error.fault}", error.remedy)
+    except TimeoutError:
+        text = f"the proxy does not answer within {PATIENCE_S:.0f} s"
+        return fault(topic, text, "Ask your network team whether it is well.")
+    except OSError as error:
+        text = f"the proxy cannot be reached ({error.strerror or 'broken off'})"
+        return fault(topic, text, "Correct upstream_proxy in site.toml, or ask your network team.")
+    return ok(topic, "it opens a tunnel to the coordinator")
 
 
-def _name(kit: SiteKit) -> Finding:
+def _no_proxy(kit: SiteKit) -> Finding:
+    """A machine that is set up for a proxy may reach nothing without it."""
+    found = next((value for name in _PROXIES if (value := os.environ.get(name))), None)
+    if found is None:
+        return ok("proxy", "none: the way out is direct")
+    parts = urlsplit(found if "//" in found else f"//{found}")
+    where = f"http://{parts.netloc.rpartition('@')[2]}"  # a login stays where it is
+    return Finding(
+        "proxy",
+        "warning",
+        "this machine is set up for an HTTP proxy, which medseg does not use",
+        f"Have the firewall allow {kit.address} directly from here, or name the proxy in site.toml.",
+        f'upstream_proxy = "{where}"',
+    )
+
+
+def _name(folder: SiteFolder, kit: SiteKit) -> Finding:
     host, port = kit.address.rsplit(":", 1)
+    if folder.settings.upstream_proxy is not None:
+        return ok("name", "the proxy looks it up")
     try:
         socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError:
@@ -112,22 +151,27 @@ def _name(kit: SiteKit) -> Finding:
     return ok("name", f"{host} is known")
 
 
-def _ask(folder: SiteFolder, kit: SiteKit, node_key: str) -> _Answer | Finding:
+def _ask(folder: SiteFolder, kit: SiteKit, *, with_node_key: bool = True) -> _Answer | Finding:
     """The gateway's answer over mutual TLS, or why there is none."""
-    host, port = kit.address.rsplit(":", 1)
     allow = f"Have the firewall allow TCP to {kit.address} from here; ask the coordinator whether it is up."
     try:
         context = ssl.create_default_context(cadata=kit.authority)
         context.load_cert_chain(folder.root / "pki" / "site.crt", folder.key("tls"))
-        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S)
-    except TimeoutError:
-        return fault("way", f"{kit.address} does not answer within {PATIENCE_S:.0f} s", allow)
-    except ssl.SSLError:
+        node_key = _node_key(folder) if with_node_key else ""
+    except PermissionError:
+        text = "this account may not read the keys that the way there needs"
+        return fault("way", text, "Run `medseg-site check` as root.")
+    except (ssl.SSLError, OSError, ValueError):
         return fault(
             "way", "the keys of this site cannot be read", "Take the kit again: medseg-site join DIR KIT."
         )
-    except OSError as error:
-        return fault("way", f"{kit.address} cannot be reached ({error.strerror or 'refused'})", allow)
+    try:
+        plain = _connect(folder, kit)
+    except TimeoutError:
+        return fault("way", f"{kit.address} does not answer within {PATIENCE_S:.0f} s", allow)
+    except (OSError, MedsegError) as error:
+        reason = getattr(error, "strerror", None) or "refused"
+        return fault("way", f"{kit.address} cannot be reached ({reason})", allow)
     try:
         with plain, context.wrap_socket(plain, server_hostname=GATEWAY_NAME) as connection:
             return _exchange(connection, node_key)
@@ -141,8 +185,16 @@ def _ask(folder: SiteFolder, kit: SiteKit, node_key: str) -> _Answer | Finding:
         return fault("TLS", "the connection broke off", allow)
 
 
+def _connect(folder: SiteFolder, kit: SiteKit) -> socket.socket:
+    """A connection to the gateway, the way that site.toml says. Raises OSError, MedsegError."""
+    if (proxy := proxy_of(folder)) is not None:
+        return open_tunnel(proxy, kit.address, timeout_s=PATIENCE_S)
+    host, port = kit.address.rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S)
+
+
 def _exchange(connection: ssl.SSLSocket, node_key: str) -> _Answer:
-    """GET /health with a node key. Raises OSError, ValueError."""
+    """GET /health with this site's node key. Raises OSError, ValueError."""
     certificate = connection.getpeercert(binary_form=True)
     asked = time.time()
     words = (

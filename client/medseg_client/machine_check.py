@@ -7,10 +7,11 @@ from pathlib import Path
 
 import psutil
 
+from medseg_client.accounts import find_accounts, images_of, leaks
 from medseg_client.findings import Finding, fault, ok, warning
 from medseg_client.site_folder import SiteFolder
 from medseg_core.config import Experiment, Task
-from medseg_core.errors import DataError, DeviceError, TooFewPatientsError
+from medseg_core.errors import DataError, DeviceError, MedsegError, TooFewPatientsError
 
 GIB = 1 << 30
 MEMORY_LEAST, MEMORY_GOOD = 2 * GIB, 8 * GIB  # a small 3D network with its patches; a usual one
@@ -115,12 +116,35 @@ def _amount(topic: str, found: int, least: int, good: int, remedy: str) -> Findi
 
 
 def _separation(folder: SiteFolder) -> Finding:
-    """Whether one account can read images and send: then only the egress guard stands between them."""
+    """Whether code from outside, which runs in the relay, can read images: then no file right stands between them."""
     topic = "separation of trainer and relay"
-    if os.access(folder.root / folder.settings.data, os.R_OK) and os.access(folder.key("node"), os.R_OK):
+    if folder.settings.accounts is not None:
+        return _separation_by_accounts(folder, topic)
+    if os.access(images_of(folder), os.R_OK) and os.access(folder.key("node"), os.R_OK):
         return warning(
             topic,
             "weaker: this account reads the images and holds the keys to the network",
-            "Run trainer and relay as two users, or in two containers.",
+            "Run trainer and relay as two users ([accounts] in site.toml), or in two containers.",
         )
     return ok(topic, "this account does not both read the images and hold the keys to the network")
+
+
+def _separation_by_accounts(folder: SiteFolder, topic: str) -> Finding:
+    """What the accounts can read is tried, as each of them; only root can."""
+    if os.geteuid() != 0:
+        text = "site.toml names accounts, and what they can read was not tried"
+        return warning(topic, text, "Run `medseg-site check` as root.")
+    assert folder.settings.accounts is not None
+    try:
+        accounts = find_accounts(folder.settings.accounts)
+        found = [f"{account.name} can read {path}" for account, path in leaks(folder, accounts)]
+    except MedsegError as error:
+        text = "the accounts that site.toml names cannot be used"
+        return fault(topic, text, "`medseg-site check` says here why.", detail=str(error))
+    if found:
+        text = f"{len(found)} files or folders can be read by an account that must not"
+        remedy = (
+            "Start `medseg-site up` as root, which closes its own; `medseg-site check` names the rest here."
+        )
+        return fault(topic, text, remedy, detail="\n".join(found))
+    return ok(topic, "three accounts; none can read what is another's, trainer and relay have no network")

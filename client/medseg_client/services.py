@@ -12,6 +12,7 @@ from functools import partial
 from medseg_client.local_certificate import make_local_certificate, require_local_certificate
 from medseg_client.node_watch import watch_node
 from medseg_client.site_folder import Role, SiteFolder
+from medseg_client.upstream_proxy import proxy_of
 from medseg_client.way_out import watch_kit, write_way_out
 from medseg_core.files import sole_use, write_private
 from medseg_core.supervision import Service, Supervisor, nginx, program
@@ -84,14 +85,19 @@ def _watch(
 
 
 def _trainer_units(folder: SiteFolder) -> list[list[Service]]:
-    command = (sys.executable, "-m", "medseg_client", "trainer", str(folder.root.absolute()))
-    return [[Service("trainer", command)]]
+    return [[Service("trainer", _own_command(folder, "trainer"))]]
 
 
 def _egress_units(folder: SiteFolder) -> list[list[Service]]:
     make_local_certificate(folder)
     error_log = folder.logs(Role.EGRESS).absolute() / "egress.error.log"
-    return [[Service("egress", nginx(write_way_out(folder), error_log))]]
+    command = nginx(write_way_out(folder), error_log)
+    if folder.settings.accounts:  # nginx does not start where one that was killed left its socket
+        command = ("/bin/sh", "-c", 'rm -f "$1" && shift && exec "$@"', "sh", str(folder.hop), *command)
+    units = [[Service("egress", command)]]
+    if proxy_of(folder) is not None:
+        units.insert(0, [Service("tunnel", _own_command(folder, "tunnel"))])
+    return units
 
 
 def _relay_units(folder: SiteFolder) -> list[list[Service]]:
@@ -102,6 +108,7 @@ def _relay_units(folder: SiteFolder) -> list[list[Service]]:
         write_private(secret, secrets.token_hex(32).encode())
     key, authority = folder.key("node").absolute(), require_local_certificate(folder)
     host = f"[{settings.egress_host}]" if ":" in settings.egress_host else settings.egress_host
+    host = "127.0.0.1" if settings.accounts else host  # there the bridge waits
     node = [
         *(program("flower-supernode"), "--superlink", f"{host}:{settings.egress_port}"),
         *("--root-certificates", str(authority), "--auth-supernode-private-key", str(key)),
@@ -116,7 +123,15 @@ def _relay_units(folder: SiteFolder) -> list[list[Service]]:
     def home(name: str) -> dict[str, str]:
         return {**FLOWER_SETTINGS, "FLWR_HOME": str(run / "flower" / name)}
 
-    return [[Service("node", tuple(node), home("node")), Service("relay", tuple(executor), home("relay"))]]
+    units = [[Service("node", tuple(node), home("node")), Service("relay", tuple(executor), home("relay"))]]
+    if settings.accounts:
+        units.insert(0, [Service("bridge", _own_command(folder, "bridge"))])
+    return units
+
+
+def _own_command(folder: SiteFolder, name: str) -> tuple[str, ...]:
+    """A command of ours that serves until it is stopped."""
+    return (sys.executable, "-m", "medseg_client", name, str(folder.root.absolute()))
 
 
 _UNITS = {Role.TRAINER: _trainer_units, Role.EGRESS: _egress_units, Role.RELAY: _relay_units}

@@ -1,7 +1,7 @@
 """A hospital's folder: settings, keys, what it agreed to. Each process reads it at its edge.
 
 site.toml              name, data, device, [policy]; for people to edit
-keys/                  signing.key, node.key, tls.key: never leave
+keys/                  signing.key, node.key, tls.key: never leave; proxy.login, if the HTTP proxy asks for one
 NAME.request.json      for the coordinator
 kit.json               from the coordinator
 approved/SHA256.toml   experiments that this hospital agreed to train
@@ -9,6 +9,7 @@ models/RUN/            models that the coordinator published; approved.json: tho
 ledger/                what left, line by line, and its tensors for some days
 state/, cache/         what the trainer remembers of runs; prepared images
 run/socket/            the trainer's socket
+run/hop/               that of the way out, where roles run under accounts of their own
 run/ROLE/, logs/ROLE/  of what `up` keeps running as trainer, egress and relay: each writes in its own
 """
 
@@ -20,6 +21,7 @@ from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -35,7 +37,7 @@ from medseg_core.config import (
     read_experiment,
     read_toml,
 )
-from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError
+from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError, ProxyLoginError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name
@@ -62,9 +64,29 @@ def _as_host(text: str) -> str:
     return text
 
 
+def _as_proxy(url: str) -> str:
+    """http://HOST:PORT. Raises ValueError."""
+    parts = urlsplit(url)
+    if not parts.hostname or not parts.port or url.rstrip("/") != f"http://{parts.netloc}":
+        raise ValueError('expected "http://HOST:PORT"')
+    _as_host(parts.hostname)
+    return url
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 IpAddress = Annotated[str, AfterValidator(_as_address)]
+ProxyUrl = Annotated[str, AfterValidator(_as_proxy)]
+AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")]
 Host = Annotated[str, AfterValidator(_as_host)]
+
+
+class Accounts(Section):
+    """[accounts]: who the roles run as where root starts them."""
+
+    trainer: AccountName = "medseg-trainer"
+    relay: AccountName = "medseg-relay"
+    egress: AccountName = "medseg-egress"
+    socket_group: AccountName = "medseg-socket"  # of trainer and relay: may use the trainer's socket
 
 
 class SiteSettings(Section):
@@ -77,13 +99,21 @@ class SiteSettings(Section):
     node_port: Port  # on loopback: Flower's own
     egress_listen: IpAddress = "127.0.0.1"  # where the way out waits for the relay
     egress_host: Host = "127.0.0.1"  # where the relay finds it
+    upstream_proxy: ProxyUrl | None = None  # through which alone the outside is reached
     policy: Policy = Policy()
+    accounts: Accounts | None = None  # all roles run as whoever starts them
 
     def to_toml(self) -> str:
         """site.toml with every key explained; a key without a value is a comment."""
         values = self.model_dump(mode="json")
+        values |= values.pop("policy")
         text = (resources.files("medseg_client") / "site.toml").read_text(encoding="utf-8")
-        for key, value in (values | values.pop("policy")).items():
+        named = values.pop("accounts")
+        accounts = f"[accounts]\n{tomli_w.dumps(named or Accounts().model_dump())}"
+        text = text.replace(
+            "@accounts@\n", accounts if named else re.sub("(?m)^", "# ", accounts.rstrip()) + "\n"
+        )
+        for key, value in values.items():
             line = f"# {key} =" if value is None else f"{key} = {_toml(value)}"
             text = text.replace(f"{key} = @{key}@", line)
         return text
@@ -97,15 +127,24 @@ class SiteFolder:
 
     @property
     def settings(self) -> SiteSettings:
-        """site.toml. Raises NoSiteFolderError, ExperimentFileError."""
+        """site.toml. Raises NoSiteFolderError, ExperimentFileError, ProxyLoginError."""
         path = self.root / "site.toml"
         if not path.is_file():
             raise NoSiteFolderError(self.root)
-        return parse_document(SiteSettings, read_toml(path), source=str(path))
+        document = read_toml(path)
+        if "@" in str(document.get("upstream_proxy", "")):  # before anything could show it
+            fault = "USER:PASSWORD belongs here, mode 0600, and not into upstream_proxy in site.toml"
+            raise ProxyLoginError(self.proxy_login, fault)
+        return parse_document(SiteSettings, document, source=str(path))
 
     def key(self, name: str) -> Path:
         """`signing`, `node` or `tls`."""
         return self.root / "keys" / f"{name}.key"
+
+    @property
+    def proxy_login(self) -> Path:
+        """Who we are to the hospital's HTTP proxy, if it asks."""
+        return self.root / "keys" / "proxy.login"
 
     @property
     def request(self) -> Path:
@@ -124,6 +163,11 @@ class SiteFolder:
             return read_kit(self.kit_file.read_bytes())
         except FileNotFoundError:
             raise NotJoinedError(self.root) from None
+
+    @property
+    def hop(self) -> Path:
+        """Where the way out waits for the relay, if the two run under accounts of their own: a unix socket."""
+        return (self.root / "run" / "hop" / "egress.sock").absolute()
 
     def run(self, role: Role) -> Path:
         """What a role needs while it runs."""

@@ -13,6 +13,6 @@ chown -R $trainer:$group /site
 chmod 0750 /site
 chown $relay /site/keys/node.key
 chown $egress /site/keys/tls.key
-if [ -e /site/pki/egress.key ]; then
-  chown $egress /site/pki/egress.key
-fi
+for file in /site/pki/egress.key /site/keys/proxy.login; do
+  if [ -e "$file" ]; then chown $egress "$file"; fi
+done

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from faulty_network import FaultyNetwork, faulty_network
-from loopback import COORDINATOR, SITES, Loopback, make_loopback
+from loopback import COORDINATOR, SITES, Loopback, call, make_loopback
 
 from medseg_core.supervision import free_ports, program
 
@@ -37,6 +37,9 @@ cpu_threads = 1
 rounds = 4
 local_epochs = 2
 optimiser_memory = true
+"""
+QUORUM = """quorum = 1
+deadline_s = 45
 """
 RUN_S = 1800.0
 
@@ -70,6 +73,16 @@ class Scenario:
         """Gone for 5 minutes."""
         self._for_a_while(300, "is_down", True)
 
+    def half_open(self) -> None:
+        """For two minutes, longer than any time-out, both sides talk to nobody; no old connection ever ends."""
+        self._for_a_while(120, "is_vanished", True)
+        assert self.network.swallowed_bytes > 0
+
+    def straggler(self) -> None:
+        """From the second round on so slow that its update comes after the deadline; the quorum goes on alone."""
+        self._after_first_round()
+        self.network.weather.up_bytes_s = 10_000
+
     def restarted(self) -> None:
         """The hospital's machine stops in mid-round and comes back after 10 s."""
         self._after_first_round()
@@ -91,7 +104,10 @@ class Scenario:
 
 SCENARIOS: dict[str, Callable[[Scenario], None]] = {
     name: getattr(Scenario, name)
-    for name in ("undisturbed", "delayed", "slow_uplink", "stalled", "resets", "unreachable", "restarted")
+    for name in (
+        *("undisturbed", "delayed", "slow_uplink", "stalled", "resets", "half_open", "unreachable"),
+        *("restarted", "straggler"),
+    )
 }
 
 
@@ -108,18 +124,22 @@ def main() -> None:
         with federation.kept_up():
             for name in arguments.only or SCENARIOS:
                 began = time.monotonic()
-                is_same = _run(federation, network, SCENARIOS[name]) == expected
-                are_right.append(is_same)
-                outcome = "the simulation's weights" if is_same else "OTHER WEIGHTS"
+                weights = _run(federation, network, name)
+                if name == "straggler":
+                    is_right, outcome = _went_on_without_the_straggler(federation)
+                else:
+                    is_right = weights == expected
+                    outcome = "the simulation's weights" if is_right else "OTHER WEIGHTS"
+                are_right.append(is_right)
                 print(f"{name:12} {time.monotonic() - began:6.0f} s  {outcome}", flush=True)
     sys.exit(0 if all(are_right) else 1)
 
 
-def _run(federation: Loopback, network: FaultyNetwork, scenario: Callable[[Scenario], None]) -> bytes:
+def _run(federation: Loopback, network: FaultyNetwork, name: str) -> bytes:
     """The weights of a run during which the scenario happens."""
-    before = len(federation.runs)
+    before, scenario = len(federation.runs), SCENARIOS[name]
     with (federation.root / "runs.log").open("a") as log:
-        words = ("run", COORDINATOR, "experiment.toml")
+        words = ("run", COORDINATOR, _experiment_for(federation, name))
         run = subprocess.Popen(
             [program("medseg-server"), *words], cwd=federation.root, stdout=log, stderr=log
         )
@@ -131,6 +151,25 @@ def _run(federation: Loopback, network: FaultyNetwork, scenario: Callable[[Scena
         disturbing.join()
     network.weather.clear()
     return federation.weights(federation.run)
+
+
+def _experiment_for(federation: Loopback, name: str) -> str:
+    """File of the experiment: for a straggler with a deadline that the others keep, approved by both hospitals."""
+    if name != "straggler":
+        return "experiment.toml"
+    (federation.root / "straggler.toml").write_text(EXPERIMENT + QUORUM)
+    for site in SITES:
+        call(federation.root, "medseg-site", "approve", site, "straggler.toml", "--yes")
+    return "straggler.toml"
+
+
+def _went_on_without_the_straggler(federation: Loopback) -> tuple[bool, str]:
+    """Every round is there, the later ones without the second hospital and with the reason; and words on it."""
+    rounds = [e for e in federation.events if e["event"] == "round_finished"]
+    absent = {f"round {e['round']}: {site} {why}" for e in rounds for site, why in e["absent"].items()}
+    others = all(SITES[0] in e["contributed"] for e in rounds)
+    is_right = len(rounds) == 4 and others and any(SITES[1] in words for words in absent)
+    return is_right, "; ".join(sorted(absent)) or "NOBODY WAS ABSENT"
 
 
 def _arguments() -> argparse.Namespace:

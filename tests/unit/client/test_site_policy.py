@@ -19,7 +19,7 @@ from builders import (
 )
 
 from medseg_client.policy import Policy
-from medseg_client.site_folder import ApprovedExperiments, SiteSettings
+from medseg_client.site_folder import Accounts, ApprovedExperiments, SiteSettings
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.config import Experiment, experiment_sha256, experiment_toml, parse_document
@@ -64,12 +64,14 @@ def test_every_rule_survives_site_toml() -> None:
     rules = {"max_update_norm": 2.5, "approve_tasks": ["a", "b"], "statistics": [], "max_rounds": 3}
     changed = SETTINGS.model_copy(update={"policy": Policy.model_validate(rules)})
     assert read(changed.to_toml()) == changed
+    apart = changed.model_copy(update={"accounts": Accounts(trainer="radiology")})
+    assert read(apart.to_toml()) == apart
 
 
-@pytest.mark.parametrize("key", [*SiteSettings.model_fields, *Policy.model_fields])
+@pytest.mark.parametrize("key", [*SiteSettings.model_fields, *Policy.model_fields, *Accounts.model_fields])
 def test_site_toml_explains_every_key(key: str) -> None:
     lines = SETTINGS.to_toml().splitlines()
-    (at,) = [n for n, line in enumerate(lines) if re.match(rf"(# )?{key} =|\[{key}\]$", line)]
+    (at,) = [n for n, line in enumerate(lines) if re.match(rf"(# )?({key} =|\[{key}\]$)", line)]
     block = lines[: at + 1][::-1]
     above = [line for line in block[: block.index("")] if re.match(r"# [A-Z]", line)]
     assert above, f"{key} has no sentence above it"
