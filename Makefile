@@ -10,13 +10,31 @@ INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo federation nginx proto install install-dev test quick lint format benchmark-accuracy clean
+.PHONY: demo federation images federation-containers test-containers nginx proto install install-dev test quick lint format benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
 
 federation: install nginx  # FOLDER=where it is made
 	PATH="$(abspath $(BIN)):$$PATH" deploy/loopback.sh $(FOLDER)
+
+DOCKER ?= docker
+TAG ?= latest
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' medseg_core/__init__.py)
+COMMIT = $(shell git describe --always --abbrev=12 --exclude='*' --dirty 2>/dev/null || echo unknown)
+images:  # TORCH_INDEX=...: other than a CPU build; TAG=latest; BUILD_FLAGS=--network=host where a mirror is on this machine
+	for role in site server; do \
+	  DOCKER_BUILDKIT=1 $(DOCKER) build $(BUILD_FLAGS) --build-arg TORCH_INDEX=$(if $(filter undefined,$(origin TORCH_INDEX)),$(TORCH_CPU),$(TORCH_INDEX)) \
+	    --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --tag medseg-$$role:$(TAG) --file deploy/$$role.Dockerfile . \
+	    || exit 1; \
+	done
+
+federation-containers: images  # FOLDER=where it is made; no other program than docker, with compose, is needed
+	MEDSEG_SITE_IMAGE=medseg-site:$(TAG) MEDSEG_SERVER_IMAGE=medseg-server:$(TAG) DOCKER=$(DOCKER) deploy/demo/demo.sh $(FOLDER)
+
+test-containers: install-dev
+	$(BIN)/python -m pytest tests/containers
 
 nginx:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v nginx >/dev/null \

@@ -155,7 +155,8 @@ def running_gateway(folder: Path) -> Iterator[Federation]:
     server = make_server(folder / "server", address=f"127.0.0.1:{port}", superlink_port=inner)
     superlink = Superlink(server)
     threading.Thread(target=superlink.serve_forever, daemon=True).start()
-    (server.root / "logs").mkdir()
+    for name in ("logs", "run"):
+        (server.root / name).mkdir()
     command = nginx(write_gateway(server).absolute(), server.root.absolute() / "logs/gateway.error.log")
     process = subprocess.Popen(command)
     try:

@@ -15,7 +15,7 @@ import typer
 from medseg_client.ledger_commands import ledger_app
 from medseg_client.process_commands import Folder, bridge, stop_on_signals, trainer, tunnel
 from medseg_client.site_folder import Role, SiteFolder, SiteSettings
-from medseg_core.config import read_experiment
+from medseg_core.config import parse_document, read_experiment
 from medseg_core.errors import MedsegError
 from medseg_core.files import write_atomic
 
@@ -35,6 +35,12 @@ def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Name of this site in the federation.")],
     data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")],
+    egress_listen: Annotated[
+        str, typer.Option(help="Address at which the way out waits for the relay, as in site.toml.")
+    ] = "127.0.0.1",
+    egress_host: Annotated[
+        str, typer.Option(help="Name or address of the way out for the relay, as in site.toml.")
+    ] = "127.0.0.1",
 ) -> None:
     """Make a site: keys that never leave, site.toml, and the request for the coordinator."""
     from medseg_client.joining import begin
@@ -42,8 +48,11 @@ def init(
 
     egress_port, node_port = free_ports(2)
     site = SiteFolder(folder)
-    settings = SiteSettings(name=name, data=data.absolute(), egress_port=egress_port, node_port=node_port)
-    request = begin(site, settings)
+    asked = {
+        **{"name": name, "data": data.absolute(), "egress_port": egress_port, "node_port": node_port},
+        **{"egress_listen": egress_listen, "egress_host": egress_host},
+    }
+    request = begin(site, parse_document(SiteSettings, asked, source="medseg-site init"))
     typer.echo(f"{folder} is ready. Send {site.request} to the coordinator, and by another way its")
     typer.echo(f"fingerprint: {request.fingerprint}")
 
@@ -247,6 +256,21 @@ def report(
     path = out or folder / REPORT
     write_site_report(SiteFolder(folder), path)
     typer.echo(f"report: {path}. It names cases and shows images: keep it as you keep those.")
+
+
+@app.command()
+def health(folder: Folder) -> None:
+    """Whether what is kept up here would take part in the next round; exit code 1 if not."""
+    from medseg_client.health import fault, kept_up
+
+    site = SiteFolder(folder)
+    found = {role: fault(site, role) for role in kept_up(site)}
+    for role, what in found.items():
+        typer.echo(f"{role}: {what or 'ready'}")
+    if not found:
+        typer.echo("nothing is kept up here. Start it: medseg-site up DIR")
+    if not found or any(found.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -71,6 +71,20 @@ def check_gateway(folder: SiteFolder) -> Iterator[Finding]:
     yield _registration(reached)
 
 
+def way_fault(folder: SiteFolder) -> str | None:
+    """Why this site's certificate does not get through to the superlink; None if it does. No node key is needed.
+
+    Raises NotJoinedError.
+    """
+    reached = _ask(folder, folder.kit, with_node_key=False)
+    if isinstance(reached, Finding):
+        return f"{reached.text}. {reached.remedy}"
+    if reached.status != 200:
+        finding = _registration(reached)
+        return f"{finding.text}. {finding.remedy}"
+    return None
+
+
 def _own_certificate(kit: SiteKit) -> Finding:
     end = x509.load_pem_x509_certificate(kit.certificate.encode()).not_valid_after_utc
     remedy = f"Ask the coordinator for a new kit: medseg-server renew DIR {kit.site}."
@@ -137,13 +151,13 @@ def _name(folder: SiteFolder, kit: SiteKit) -> Finding:
     return ok("name", f"{host} is known")
 
 
-def _ask(folder: SiteFolder, kit: SiteKit) -> _Answer | Finding:
+def _ask(folder: SiteFolder, kit: SiteKit, *, with_node_key: bool = True) -> _Answer | Finding:
     """The gateway's answer over mutual TLS, or why there is none."""
     allow = f"Have the firewall allow TCP to {kit.address} from here; ask the coordinator whether it is up."
     try:
         context = ssl.create_default_context(cadata=kit.authority)
         context.load_cert_chain(folder.root / "pki" / "site.crt", folder.key("tls"))
-        node_key = _node_key(folder)
+        node_key = _node_key(folder) if with_node_key else ""
     except PermissionError:
         text = "this account may not read the keys that the way there needs"
         return fault("way", text, "Run `medseg-site check` as root.")

@@ -13,10 +13,9 @@ from typing import Annotated
 import click
 import typer
 
-from medseg_core.config import read_experiment
+from medseg_core.config import parse_document, read_experiment
 from medseg_core.errors import MedsegError
-from medseg_core.files import sole_use
-from medseg_server.server_folder import ServerFolder, ServerSettings
+from medseg_server.server_folder import ROLES, ServerFolder, ServerSettings
 
 app = typer.Typer(
     help="Run a federation: enrol hospitals, start runs, see who took part.",
@@ -37,13 +36,22 @@ def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Name of the federation.")],
     address: Annotated[str, typer.Option(help="HOST:PORT where hospitals reach this machine.")],
+    listen: Annotated[
+        str | None, typer.Option(help="ADDRESS:PORT where the gateway listens, if not the port of --address.")
+    ] = None,
+    superlink: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT where gateway and superexec reach the superlink, if not on loopback."),
+    ] = None,
 ) -> None:
     """Make a federation: certificate authority, keys and server.toml in a new folder."""
     from medseg_core.supervision import free_ports
     from medseg_server.enrolling import begin, federation_fingerprint
 
-    server = ServerFolder(folder)
-    begin(server, ServerSettings(name=name, address=address, superlink_port=free_ports(1)[0]))
+    server, asked = ServerFolder(folder), {"name": name, "address": address, "listen": listen}
+    host, _, port = (superlink or f"127.0.0.1:{free_ports(1)[0]}").rpartition(":")
+    reached = {"superlink_host": host, "superlink_port": int(port) if port.isdecimal() else port}
+    begin(server, parse_document(ServerSettings, {**asked, **reached}, source="medseg-server init"))
     typer.echo(f"{folder} is ready. Fingerprint of the federation: {federation_fingerprint(server)}")
     typer.echo("Hospitals compare it when they join. Next: medseg-server approve DIR SITE.request.json")
 
@@ -140,15 +148,42 @@ def renew(
 
 
 @app.command()
-def up(folder: Folder) -> None:
+def up(
+    folder: Folder,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            click_type=click.Choice(ROLES), help="Keep up this one alone: a container each; repeatable."
+        ),
+    ] = None,
+) -> None:
     """Keep the coordinator's processes running, in the foreground, until Ctrl-C or SIGTERM."""
     from medseg_server.services import serve
 
     server, stop = ServerFolder(folder), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with sole_use(folder / "run"):
-        serve(server, stop, lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"))
+    serve(
+        server,
+        stop,
+        lambda name, state: typer.echo(f"{time.strftime('%H:%M:%S')} {name}: {state}"),
+        roles=[known for known in ROLES if not role or known in role],
+    )
+
+
+@app.command()
+def health(folder: Folder) -> None:
+    """Whether what is kept up here would take part in the next round; exit code 1 if not."""
+    from medseg_server.health import fault, kept_up
+
+    server = ServerFolder(folder)
+    found = {role: fault(server, role) for role in kept_up(server)}
+    for role, what in found.items():
+        typer.echo(f"{role}: {what or 'ready'}")
+    if not found:
+        typer.echo("nothing is kept up here. Start it: medseg-server up DIR")
+    if not found or any(found.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

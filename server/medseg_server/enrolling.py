@@ -30,25 +30,25 @@ from medseg_server.certificates import (
     server_certificate,
     site_certificate,
 )
-from medseg_server.server_folder import Certificate, Enrolled, ServerFolder, ServerSettings
-
-LOOPBACK = ("localhost", "127.0.0.1")
+from medseg_server.server_folder import LOOPBACK, Certificate, Enrolled, ServerFolder, ServerSettings
 
 
 def begin(folder: ServerFolder, settings: ServerSettings) -> None:
     """A new federation in an empty folder. Raises OccupiedServerFolderError."""
-    if folder.root.exists() and any(folder.root.iterdir()):
+    if any(
+        not path.is_dir() for path in folder.root.rglob("*")
+    ):  # empty folders may be there: mounted volumes
         raise OccupiedServerFolderError(folder.root)
     authority = make_authority(settings.name)
     save_key(folder.signing_key, make_key())
     _write_key(folder.authority("key"), authority.key)
     write_atomic(folder.authority("crt"), _pem(authority.certificate))
-    write_atomic(folder.authority("crl"), revocations(authority, []))
+    write_atomic(folder.revocations, revocations(authority, []))
     for name in ("gateway", "superlink"):
         _write_key(folder.server(name, "key"), new_key())
     folder.write_roster({})
     document = settings.model_dump(mode="json", exclude_none=True)
-    certify_servers(folder, settings.address)
+    certify_servers(folder, settings)
     # last: it makes the folder one
     write_atomic(folder.root / "server.toml", tomli_w.dumps(document).encode())
 
@@ -115,11 +115,12 @@ def certify(folder: ServerFolder, entry: Enrolled) -> tuple[SiteKit, Enrolled]:
     return sign(kit, signing_key), entry.model_copy(update={"certificates": (*entry.certificates, given)})
 
 
-def certify_servers(folder: ServerFolder, address: str) -> dict[str, str]:
+def certify_servers(folder: ServerFolder, settings: ServerSettings) -> dict[str, str]:
     """New certificates for the keys of gateway and superlink: when each expires."""
-    authority, host = open_authority(folder), address.rsplit(":", 1)[0]
+    authority, host = open_authority(folder), settings.address.rsplit(":", 1)[0]
+    called = {"gateway": (GATEWAY_NAME, host), "superlink": sorted({*LOOPBACK, settings.superlink_host})}
     expiries = {}
-    for name, hosts in (("gateway", (GATEWAY_NAME, host)), ("superlink", LOOPBACK)):
+    for name, hosts in called.items():
         certificate = server_certificate(authority, _read_key(folder.server(name, "key")).public_key(), hosts)
         write_atomic(folder.server(name, "crt"), _pem(certificate))
         expiries[name] = expiry(certificate)

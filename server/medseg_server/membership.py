@@ -47,7 +47,7 @@ def standings(folder: ServerFolder, connections: Mapping[str, str] | None) -> li
 
 def connections(folder: ServerFolder, control: FlowerControl) -> dict[str, str] | None:
     """Flower's word for the connection of each enrolled site; None if `up` does not run, or not yet."""
-    if not is_in_use(folder.root / "run"):
+    if not is_in_use(folder.root / "run" / "superlink"):
         return None
     try:
         nodes = control.nodes()
@@ -90,7 +90,7 @@ def renew(folder: ServerFolder, site: str) -> str:
 
 def renew_servers(folder: ServerFolder) -> dict[str, str]:
     """New certificates for gateway and superlink, which `up` has them read; returns when each expires."""
-    return certify_servers(folder, folder.settings.address)
+    return certify_servers(folder, folder.settings)
 
 
 def _entry(roster: Mapping[str, Enrolled], site: str) -> Enrolled:

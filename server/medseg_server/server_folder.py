@@ -2,8 +2,9 @@
 
 server.toml            name, address, ports; for people to edit
 keys/signing.key       signs every request; its fingerprint is what hospitals compare
-authority/             certificate authority of the federation, and the list of revoked certificates
-gateway/, superlink/   certificates and keys of the two servers
+authority/             certificate authority of the federation
+gateway/               all that the gateway reads: its certificate and key, its configuration, who may come in
+superlink/             certificate and key of the superlink
 roster.json            who may take part, and every certificate that was given out
 kits/                  what was sent to each site
 runs/NAME/             one run each
@@ -17,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -31,6 +32,9 @@ from medseg_core.wire.versions import SPOKEN
 from medseg_server.requests import Coordinator
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+LOOPBACK = ("localhost", "127.0.0.1")
+Role = Literal["superlink", "superexec", "gateway"]  # what `up` keeps running
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class ServerSettings(Section):
@@ -41,7 +45,13 @@ class ServerSettings(Section):
     listen: Address | None = (
         None  # where the gateway listens; none: on every interface, at the port of `address`
     )
-    superlink_port: Port  # on loopback
+    superlink_host: str = "127.0.0.1"  # where gateway and superexec reach the superlink
+    superlink_port: Port
+
+    @property
+    def superlink_listens_on(self) -> str:
+        """Loopback, unless gateway and superexec reach the superlink over a network of their own."""
+        return "127.0.0.1" if self.superlink_host in LOOPBACK else "0.0.0.0"  # noqa: S104
 
 
 class Certificate(BaseModel):
@@ -108,8 +118,17 @@ class ServerFolder:
         return self.root / "keys" / "signing.key"
 
     def authority(self, suffix: str) -> Path:
-        """`crt`, `key` or `crl` of the federation's authority."""
+        """`crt` or `key` of the federation's authority."""
         return self.root / "authority" / f"authority.{suffix}"
+
+    def for_gateway(self, name: str) -> Path:
+        """A file that the gateway reads; it needs none outside this folder."""
+        return self.root / "gateway" / name
+
+    @property
+    def revocations(self) -> Path:
+        """The list of revoked certificates, signed by the authority."""
+        return self.for_gateway("authority.crl")
 
     def server(self, name: str, suffix: str) -> Path:
         """`crt` or `key` of `gateway` or `superlink`."""

@@ -3,15 +3,24 @@
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from medseg_core.errors import MedsegError
-from medseg_core.files import write_private
+from medseg_core.files import sole_use, write_private
+from medseg_core.reloading import follow
 from medseg_core.supervision import Service, Supervisor, nginx, program
 from medseg_server.flower_control import QUIET, FlowerControl
-from medseg_server.gateway import reload_gateway, revocations_end_soon, write_admission, write_gateway
-from medseg_server.runs import note_all, waiting
-from medseg_server.server_folder import ServerFolder
+from medseg_server.gateway import (
+    reload_gateway,
+    revocations_end_soon,
+    what_it_reads,
+    write_admission,
+    write_gateway,
+)
+from medseg_server.health import steward_looked
+from medseg_server.server_folder import ROLES, Role, ServerFolder
 
 FOLDER_VARIABLE = "MEDSEG_SERVER"
 LOOK_S = 2.0
@@ -21,54 +30,81 @@ START_AGAIN_S = 45.0  # a ServerApp takes its run's folder within seconds; one t
 OnState = Callable[[str, str], None]
 
 
-def server_units(folder: ServerFolder) -> list[list[Service]]:
-    """Superlink, its superexec and the gateway: each restarts alone, and the runs go on."""
+def serve(
+    folder: ServerFolder, stop: threading.Event, on_state: OnState, *, roles: Sequence[Role] = ROLES
+) -> None:
+    """Keep processes running until `stop` is set; with the superlink, sites registered and runs going.
+
+    Each role may be kept up by a process, container or machine of its own. Raises BusyFolderError: one is already.
+    """
+    with ExitStack() as stack:
+        for role in roles:
+            stack.enter_context(sole_use(folder.root / "run" / role))
+        if "superlink" in roles:
+            _prepare(folder)
+        units = [[_service(folder, role)] for role in ROLES if role in roles]
+        notes = folder.root / "run" / roles[0] / "processes.json"
+        supervisor = Supervisor(units, logs=folder.root / "logs", notes=notes, on_state=on_state)
+        if "gateway" in roles:
+            words = (lambda: what_it_reads(folder), lambda: reload_gateway(folder), stop)
+            threading.Thread(target=follow, args=words, daemon=True).start()
+        if "superlink" in roles:
+            steward = Steward(folder, FlowerControl(folder), on_state, supervisor.restart)
+            thread = threading.Thread(target=steward.run, args=(stop,), name="steward")
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(stop.set)
+        supervisor.run(stop)
+
+
+def _prepare(folder: ServerFolder) -> None:
+    """All that the other roles need of the one that holds the authority's key."""
+    if not _secret(folder).exists():
+        write_private(_secret(folder), secrets.token_hex(32).encode())
+    from medseg_server.runs import note_all  # torch, which the gateway never needs
+
+    FlowerControl(folder).prepare()
+    write_gateway(folder)
+    note_all(folder)
+
+
+def _service(folder: ServerFolder, role: Role) -> Service:
+    """What is kept running for a role."""
+    if role == "gateway":
+        configuration = folder.for_gateway("gateway.conf").absolute()
+        return Service(role, nginx(configuration, folder.root.absolute() / "logs" / "gateway.error.log"))
     root = folder.root.absolute()
-    secret = root / "flower" / "superexec.key"
-    if not secret.exists():
-        write_private(secret, secrets.token_hex(32).encode())
-    address = f"127.0.0.1:{folder.settings.superlink_port}"
-    authority = str(folder.authority("crt").absolute())
-    superlink = [
-        *(program("flower-superlink"), "--host", "127.0.0.1", "--port", address.split(":")[1]),
+    home = {**QUIET, **PROMPT, "FLWR_HOME": str(root / "flower" / role), FOLDER_VARIABLE: str(root)}
+    return Service(role, _superlink(folder) if role == "superlink" else _superexec(folder), home)
+
+
+def _superlink(folder: ServerFolder) -> tuple[str, ...]:
+    settings, state = folder.settings, folder.root.absolute() / "flower" / "state.db"
+    return (
+        *(program("flower-superlink"), "--host", settings.superlink_listens_on),
+        *("--port", str(settings.superlink_port)),
         *("--ssl-certfile", str(folder.server("superlink", "crt").absolute())),
         *("--ssl-keyfile", str(folder.server("superlink", "key").absolute())),
-        *("--ssl-ca-certfile", authority, "--enable-supernode-auth", "--isolation", "process"),
-        *("--superexec-auth-secret-file", str(secret), "--database", str(root / "flower" / "state.db")),
+        *("--ssl-ca-certfile", str(folder.authority("crt").absolute())),
+        *("--enable-supernode-auth", "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(_secret(folder)), "--database", str(state)),
         "--disable-runtime-dependency-installation",
-    ]
-    superexec = [
-        *(program("flower-superexec"), "--runtime-api-address", address, "--root-certificates", authority),
-        *("--superexec-auth-secret-file", str(secret)),
-    ]
-
-    def home(name: str) -> dict[str, str]:
-        return {**QUIET, **PROMPT, "FLWR_HOME": str(root / "flower" / name), FOLDER_VARIABLE: str(root)}
-
-    gateway = nginx(write_gateway(folder).absolute(), root / "logs" / "gateway.error.log")
-    return [
-        [Service("superlink", tuple(superlink), home("superlink"))],
-        [Service("superexec", tuple(superexec), home("superexec"))],
-        [Service("gateway", gateway)],
-    ]
+    )
 
 
-def serve(folder: ServerFolder, stop: threading.Event, on_state: OnState) -> None:
-    """Keep the coordinator's processes running, sites registered and runs going, until `stop` is set."""
-    control = FlowerControl(folder)
-    control.prepare()
-    note_all(folder)
-    notes = folder.root / "run" / "processes.json"
-    units = server_units(folder)
-    supervisor = Supervisor(units, logs=folder.root / "logs", notes=notes, on_state=on_state)
-    steward = Steward(folder, control, on_state, supervisor.restart)
-    thread = threading.Thread(target=steward.run, args=(stop,), name="steward")
-    thread.start()
-    try:
-        supervisor.run(stop)
-    finally:
-        stop.set()
-        thread.join()
+def _superexec(folder: ServerFolder) -> tuple[str, ...]:
+    settings = folder.settings
+    return (
+        *(program("flower-superexec"), "--runtime-api-address"),
+        f"{settings.superlink_host}:{settings.superlink_port}",
+        *("--root-certificates", str(folder.authority("crt").absolute())),
+        *("--superexec-auth-secret-file", str(_secret(folder))),
+    )
+
+
+def _secret(folder: ServerFolder) -> Path:
+    """What superlink and superexec know each other by."""
+    return folder.root.absolute() / "flower" / "superexec.key"
 
 
 class Steward:
@@ -97,6 +133,7 @@ class Steward:
         self._read_certificates()
         self._register()
         self._start_runs()
+        steward_looked(self._folder)
 
     def _register(self) -> None:
         """Bring Flower's nodes and the gateway's bindings in line with the roster, if that has changed."""
@@ -135,6 +172,8 @@ class Steward:
 
     def _start_runs(self) -> None:
         """Start the Flower run of each run that is wanted and that no process conducts."""
+        from medseg_server.runs import waiting  # torch, which the gateway never needs
+
         for name in waiting(self._folder):
             if time.monotonic() - self._started.get(name, -START_AGAIN_S) < START_AGAIN_S:
                 continue

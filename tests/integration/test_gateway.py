@@ -251,7 +251,7 @@ def test_nobody_comes_in_with_a_list_of_revocations_that_has_expired_until_the_s
     with monkeypatch.context() as past:
         past.setattr(certificates, "_BEFORE", 2 * certificates.dt.timedelta(days=1))
         past.setattr(certificates, "REVOCATIONS_DAYS", -1)
-        write_atomic(server.authority("crl"), certificates.revocations(open_authority(server), []))
+        write_atomic(server.revocations, certificates.revocations(open_authority(server), []))
     reload_gateway(server)
     wait_for(north, 401)
     refused(federation, lambda: north.status("POST", PULL), 401, "CRL has expired")

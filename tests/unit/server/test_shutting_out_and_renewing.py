@@ -31,12 +31,12 @@ def enrol_new(server: ServerFolder, folder: Path, name: str) -> None:
 
 
 def revoked_serials(server: ServerFolder) -> set[str]:
-    crl = x509.load_pem_x509_crl(server.authority("crl").read_bytes())
+    crl = x509.load_pem_x509_crl(server.revocations.read_bytes())
     return {str(entry.serial_number) for entry in crl}
 
 
 def bindings(server: ServerFolder) -> list[str]:
-    return (server.root / "run/gateway.bindings").read_text().splitlines()
+    return (server.root / "gateway/bindings").read_text().splitlines()
 
 
 def serials(server: ServerFolder, site: str) -> list[str]:
@@ -229,7 +229,7 @@ def test_a_node_that_was_registered_just_before_a_crash_is_found_again(
 
 
 def days_left(server: ServerFolder) -> float:
-    crl = x509.load_pem_x509_crl(server.authority("crl").read_bytes())
+    crl = x509.load_pem_x509_crl(server.revocations.read_bytes())
     assert crl.next_update_utc is not None
     return (crl.next_update_utc - crl.last_update_utc).total_seconds() / 86400
 
@@ -241,13 +241,13 @@ def test_the_list_of_revoked_certificates_is_signed_anew_before_it_expires(
     revoke(server, "north")
     steward = steward_of(server, Superlink(server))
     steward.look()
-    fresh = server.authority("crl").read_bytes()
+    fresh = server.revocations.read_bytes()
     steward.look()
-    assert server.authority("crl").read_bytes() == fresh
+    assert server.revocations.read_bytes() == fresh
 
     with monkeypatch.context() as short:
         short.setattr(certificates, "REVOCATIONS_DAYS", 1)
-        write_atomic(server.authority("crl"), certificates.revocations(open_authority(server), []))
+        write_atomic(server.revocations, certificates.revocations(open_authority(server), []))
     assert days_left(server) < 2
     steward.look()
     assert days_left(server) > 29

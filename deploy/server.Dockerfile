@@ -1,0 +1,53 @@
+# What a coordinator runs: superlink, superexec and gateway, each a container of this image.
+#   docker build -f deploy/server.Dockerfile -t medseg-server:TAG .      from the root of a checkout
+#   TORCH_INDEX   package index for torch; .../whl/cpu, or a CUDA build such as .../whl/cu126; empty: pip's own
+#   VERSION, COMMIT   what labels and `--version` tell
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python3 -m venv --without-pip /opt/medseg
+COPY constraints.txt ./
+RUN pip --python /opt/medseg/bin/python install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+# what medseg needs, before its code: a change of the code makes none of this anew
+COPY pyproject.toml ./
+RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+      print(*p["dependencies"], *p["optional-dependencies"]["server"], sep="\n")' >requirements.txt \
+ && pip --python /opt/medseg/bin/python install --constraint constraints.txt --requirement requirements.txt
+# what no run needs: sources for extensions of torch and their tests (it starts torch_shm_manager itself), tests of other
+# packages, and uv, with which Flower would install what an app asks for: that is off
+WORKDIR /opt/medseg/lib/python3.11/site-packages
+RUN rm -rf torch/test torch/include torch/share/cmake /opt/medseg/bin/uv /opt/medseg/bin/uvx \
+ && find torch/bin -type f ! -name torch_shm_manager -delete \
+ && find numpy scipy skimage sympy networkx -type d -name tests -prune -exec rm -rf {} +
+WORKDIR /build
+COPY . ./
+ARG COMMIT=unknown
+RUN printf '%s\n' "$COMMIT" >medseg_core/_commit.txt \
+ && pip wheel --no-deps --wheel-dir /wheel . \
+ && pip --python /opt/medseg/bin/python install --no-deps /wheel/*.whl
+
+FROM ${BASE}
+# hadolint ignore=DL3008  # Debian keeps the newest of a release alone: a pinned version could not be built next month
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends nginx-light tini \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+# folders that volumes are mounted at are the user's from the first
+RUN groupadd --gid 10001 medseg \
+ && useradd --uid 10001 --gid medseg --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin medseg \
+ && install -d -o 10001 -g 10001 -m 0700 /federation /federation/runs /federation/gateway /federation/logs
+COPY --from=build /opt/medseg /opt/medseg
+ENV PATH=/opt/medseg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+USER 10001:10001
+ENTRYPOINT ["/usr/bin/tini", "--", "medseg-server"]
+CMD ["--help"]
+HEALTHCHECK --interval=30s --timeout=30s --start-period=60s --retries=3 CMD ["medseg-server", "health", "/federation"]
+ARG VERSION=unknown
+ARG COMMIT=unknown
+LABEL org.opencontainers.image.title="medseg-server" \
+      org.opencontainers.image.description="The coordinator's side of federated learning for medical image segmentation. Research use only, not a medical device." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}"
