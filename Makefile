@@ -33,7 +33,7 @@ images:  # TORCH_INDEX=...: other than a CPU build; TAG=latest; BUILD_FLAGS=--ne
 federation-containers: images  # FOLDER=where it is made; no other program than docker, with compose, is needed
 	MEDSEG_SITE_IMAGE=medseg-site:$(TAG) MEDSEG_SERVER_IMAGE=medseg-server:$(TAG) DOCKER=$(DOCKER) deploy/demo/demo.sh $(FOLDER)
 
-test-containers: install-dev
+test-containers: install-dev  # where an engine answers, or can be started
 	$(BIN)/python -m pytest tests/containers
 
 nginx:

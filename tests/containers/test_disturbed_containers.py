@@ -108,7 +108,6 @@ def test_every_container_is_healthy_while_it_would_take_part_in_the_next_round(
 
 def test_a_container_that_would_not_take_part_says_why(federation: Containers) -> None:
     hospital = HOSPITALS[0]
-    egress = federation.container(hospital, "egress")
     docker("stop", federation.container(COORDINATOR, "superlink"))
     try:
         assert not ready(federation, hospital, "egress")
@@ -119,7 +118,8 @@ def test_a_container_that_would_not_take_part_says_why(federation: Containers) -
     finally:
         for owner, service in ((COORDINATOR, "superlink"), (hospital, "trainer")):
             docker("start", federation.container(owner, service))
-    wait_until(lambda: docker("exec", egress, "medseg-site", "health", "/site") == "egress: ready\n")
+    for service in SERVICES[hospital]:
+        wait_until(lambda service=service: ready(federation, hospital, service))  # type: ignore[misc]
 
 
 def command(owner: str) -> tuple[str, ...]:
