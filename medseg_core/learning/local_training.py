@@ -74,15 +74,14 @@ def train_locally(
     _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
 
-    epochs = federation.local_epochs
-    steps = epochs * steps_in_pass(len(cases), training.batch_size)
+    steps = federation.local_epochs * steps_in_pass(len(cases), training.batch_size)
     source = batches(
         cases,
         training,
         seed=federation.seed,
         site=context.site,
         round_number=context.round_number,
-        passes=epochs,
+        passes=federation.local_epochs,
     )
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
@@ -95,18 +94,14 @@ def train_locally(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate_at(progress, training)
             optimiser.zero_grad(set_to_none=True)
-            part_losses = []
-            for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-                with torch.autocast(device.type, torch.bfloat16, enabled=_wants_bf16(training, device)):
-                    loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
-                loss.backward()  # type: ignore[no-untyped-call]
-                part_losses.append(loss.detach())
+            in_bf16 = _wants_bf16(training, device)
+            loss = _add_gradients(network, loss_of, images, labels, parts=parts, in_bf16=in_bf16)
             if proximal_weight:
                 add_proximal_gradient(network, anchor, proximal_weight)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
             optimiser.step()
-            losses.append(torch.stack(part_losses).sum())
+            losses.append(loss)
             if device.type != "cpu":
                 loss.item()  # wait for the device, so that the clock below tells the truth
             training_s += time.perf_counter() - ready
@@ -118,6 +113,25 @@ def train_locally(
         waiting_s=time.perf_counter() - began - training_s,
     )
     return report, _memory_of(optimiser, network)
+
+
+def _add_gradients(
+    network: nn.Module,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    parts: int,
+    in_bf16: bool,
+) -> Tensor:
+    """Gradients of a batch, which goes through the network in `parts`; returns its loss."""
+    losses = []
+    for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
+            loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def learning_rate_at(progress: float, training: Training) -> float:
