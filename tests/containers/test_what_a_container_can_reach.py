@@ -164,7 +164,9 @@ def test_a_relay_reaches_its_way_out_and_nothing_else(
     assert "gateway:8443" in json.loads(
         federation.python(SITE, "egress", code)
     )  # so the attempts are good ones
-    assert "/data/manifest.csv" in json.loads(federation.python(SITE, "trainer", code))
+    seen_by_trainer = json.loads(federation.python(SITE, "trainer", code))
+    assert "/data/manifest.csv" in seen_by_trainer
+    assert "write site.toml" not in seen_by_trainer  # nobody but people changes the rules
 
 
 HOSTILE = {
