@@ -125,9 +125,14 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 def faulty_network(target: int) -> Iterator[FaultyNetwork]:
     """A proxy to port `target` of loopback while inside."""
     network, is_ready = FaultyNetwork(target), threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(network.serve(is_ready, stop),))
+    runner, stop = asyncio.Runner(), asyncio.Event()
+    loop = runner.get_loop()
+
+    def serve() -> None:
+        with runner:  # ends every connection that is still open
+            runner.run(network.serve(is_ready, stop))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     assert is_ready.wait(10)
     try:
