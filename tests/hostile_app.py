@@ -79,7 +79,7 @@ def write(path: Path) -> str:
         (path / "planted").write_text("x")
         (path / "planted").unlink()
     else:
-        path.open("ab").close()
+        path.open("r+b").close()  # what is not there is not made: the honest trainer could not work then
     return "yes"
 
 
