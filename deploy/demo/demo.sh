@@ -16,6 +16,7 @@ docker=${DOCKER:-docker}
 if [ -z "${COMPOSE:-}" ]; then
   if $docker compose version >/dev/null 2>&1; then COMPOSE="$docker compose"; else COMPOSE=docker-compose; fi
 fi
+exec {input}</dev/null # what `compose` reads: nothing, unless it was called by name
 fingerprint() { grep -oE '[0-9a-f]{4}(-[0-9a-f]{4}){4}' <<<"$1" | tail -1; }
 say() { echo "== $*"; }
 
@@ -25,7 +26,7 @@ compose() { # OWNER WORDS...: with the files that this owner uses on a machine o
   [ "$owner" = coordinator ] && role=server
   SITE=$out/$owner DATA=$out/data/$owner EXCHANGE=$out/exchange GATEWAY_BIND=127.0.0.1 GATEWAY_PORT=0 \
     TRAINER_MEMORY=4g SUPEREXEC_MEMORY=4g DEMO_NETWORK=$name COMPOSE_PROJECT_NAME=$name-$owner \
-    $COMPOSE -f "$here/../$role/compose.yaml" -f "$here/compose.yaml" "$@" </dev/null
+    $COMPOSE -f "$here/../$role/compose.yaml" -f "$here/compose.yaml" "$@" <&"$input"
 }
 
 make_images() { # phantoms, and in each hospital's folder what lies in that hospital
@@ -92,6 +93,6 @@ out=$(realpath --canonicalize-missing "${1:-federation-containers}")
 name=medseg-$(basename "$out" | tr -cd 'a-z0-9-')
 case $action in
   all) trap down EXIT; up; run ;;
-  compose) shift; compose "$@" ;;
+  compose) shift; exec {input}<&0; compose "$@" ;;
   *) $action ;;
 esac

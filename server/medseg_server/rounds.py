@@ -48,6 +48,13 @@ __all__ = [
 ]
 
 
+LAST_ATTEMPT = 10  # at a round whose attempts sites have seen: it ends though a site always says so
+
+
+class _TakenError(Exception):
+    """Sites answered this attempt before, as of a folder that is older than they are: restored from a backup."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A finished run: the model chosen by validation, and what happened."""
@@ -76,7 +83,10 @@ def train(run: Run) -> Trained:
     algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
     state, history = _restore(run, algorithm, spec)
     while state.round < run.experiment.federation.rounds:
-        state, record = _round(run, algorithm, spec, state=state, history=history, described=described)
+        try:
+            state, record = _round(run, algorithm, spec, state=state, history=history, described=described)
+        except _TakenError:
+            continue
         history.append(record)
         save_checkpoint(run.store.checkpoints, state, {"history": history})
     evaluate_last(run, state, history, described)
@@ -154,8 +164,10 @@ def _round(
     contributed, absent = returned.contributed, returned.absent
     try:
         _check_participation(run.experiment, number, contributed, absent)
-    except RunError:
+    except RunError as error:
         run.store.event("round_failed", round=number, attempt=attempt, **_participation(contributed, absent))
+        if attempt < LAST_ATTEMPT and RefusalCode.CONFLICTING_REQUEST in absent.values():
+            raise _TakenError from error
         raise
     if is_scoring:
         told, traffic = returned.told, returned.traffic

@@ -22,6 +22,7 @@ SERVICES = {COORDINATOR: ("gateway", "superlink", "superexec")} | dict.fromkeys(
 PATIENCE_S = 240.0
 RUN = "/federation/runs"
 DEBIANS = "/usr/bin/docker"
+SCRIPT = ROOT / "deploy/demo/demo.sh"
 
 
 def call(*words: str | Path, timeout_s: float = PATIENCE_S, **more: str) -> str:
@@ -84,6 +85,24 @@ class Containers:
 
     def demo(self, action: str, *words: str, timeout_s: float = PATIENCE_S, tag: str | None = None) -> str:
         """deploy/demo/demo.sh for this federation."""
+        return call(SCRIPT, action, self.root, *words, timeout_s=timeout_s, **self._environment(tag))
+
+    def compose(self, owner: str, *words: str, tag: str | None = None) -> str:
+        return self.demo("compose", owner, *words, tag=tag)
+
+    def piped(self, owner: str, *words: str, data: bytes = b"") -> bytes:
+        """What a compose command wrote, which read `data`."""
+        done = subprocess.run(
+            [SCRIPT, "compose", self.root, owner, *words],
+            input=data,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            env=os.environ | self._environment(),
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def _environment(self, tag: str | None = None) -> dict[str, str]:
         images = {
             f"MEDSEG_{role.upper()}_IMAGE": f"medseg-{role}:{tag or self.tag}" for role in ("site", "server")
         }
@@ -92,13 +111,7 @@ class Containers:
             "EXPERIMENT": str(self.root.parent / "experiment.toml"),
             "PHANTOMS": "--cases 4 --spatial-dims 2",
         }
-        script = ROOT / "deploy/demo/demo.sh"
-        return call(
-            script, action, self.root, *words, timeout_s=timeout_s, **images, **programs, **experiment
-        )
-
-    def compose(self, owner: str, *words: str, tag: str | None = None) -> str:
-        return self.demo("compose", owner, *words, tag=tag)
+        return images | programs | experiment
 
     def container(self, owner: str, service: str) -> str:
         """Identifier of a container, running or not."""

@@ -98,6 +98,26 @@ def test_an_upgrade_in_mid_run_resumes_it_and_keys_and_state_stay(
         federation.inside(hospital, "trainer", "medseg-site", "ledger", "verify", "/site")
 
 
+def test_a_coordinator_restored_from_a_backup_of_mid_run_ends_with_the_same_weights(
+    federation: Containers, undisturbed: str
+) -> None:
+    tar = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "tar", "superlink")  # as docs/operations.md does it
+    run = federation.begin_run()
+    wait_for_round(federation, run, 1)
+    federation.compose(COORDINATOR, "stop", "superexec", "superlink")
+    backup = federation.piped(COORDINATOR, *tar, "-cf", "-", "-C", "/federation", "--exclude=./run", ".")
+    federation.compose(COORDINATOR, "up", "--detach")
+    wait_for_round(federation, run, 2)
+
+    federation.compose(COORDINATOR, "down", "--volumes")
+    federation.piped(COORDINATOR, *tar, "-xf", "-", "-C", "/federation", data=backup)
+    federation.compose(COORDINATOR, "up", "--detach")
+
+    require_end(federation, run, undisturbed)
+    failed = [str(e["absent"]) for e in federation.events(run) if e["event"] == "round_failed"]
+    assert any("conflicting_request" in absent for absent in failed)  # round 2 was answered after the backup
+
+
 def test_every_container_is_healthy_while_it_would_take_part_in_the_next_round(
     federation: Containers,
 ) -> None:

@@ -277,6 +277,39 @@ def test_a_run_goes_on_where_its_quorum_failed_once_the_site_is_back(tmp_path: P
     assert newest_sha256(again.store) == newest_sha256(undisturbed.store)
 
 
+def conflicting_up_to(last: int) -> Answering:
+    """South, which answered attempts up to `last` to a coordinator that has since gone back to a backup."""
+
+    def answer(request: Envelope) -> bytes | list[bytes] | None:
+        if request.header.kind != "train" or request.header.attempt > last:
+            return honest("south")(request)
+        refused = refusal_to(request.header, RefusalCode.CONFLICTING_REQUEST)
+        return seal(refused, b"", site_key("south")).to_bytes()
+
+    return answer
+
+
+def test_a_coordinator_from_a_backup_finds_an_attempt_that_sites_have_not_seen(tmp_path: Path) -> None:
+    strict = make_experiment(federation={"rounds": 2, "max_update_norm": 50.0})
+    restored = run_with_south(tmp_path / "restored", conflicting_up_to(2), strict)
+    undisturbed = run_with_south(tmp_path / "undisturbed", honest("south"), strict)
+
+    train(restored)
+    train(undisturbed)
+
+    assert newest_sha256(restored.store) == newest_sha256(undisturbed.store)
+    attempts = [e["attempt"] for e in restored.store.events("round_started") if e["round"] == 1]
+    assert attempts == [1, 2, 3]
+    assert len(restored.store.events("round_failed")) == 2
+
+
+def test_a_site_that_has_seen_every_attempt_stops_the_run_all_the_same(tmp_path: Path) -> None:
+    strict = make_experiment(federation={"rounds": 2, "max_update_norm": 50.0})
+
+    with pytest.raises(QuorumError, match=r"south \(conflicting_request\)"):
+        train(run_with_south(tmp_path, conflicting_up_to(1_000), strict))
+
+
 def test_a_required_site_that_fails_stops_the_run(tmp_path: Path) -> None:
     experiment = make_experiment(federation={"quorum": 1, "required_sites": ["south"]})
     with pytest.raises(RequiredSiteError, match=r"south \(out_of_memory\)"):
