@@ -107,7 +107,9 @@ def test_another_command_names_what_is_there(place: str, words: list[str]) -> No
 
 def test_every_variable_that_the_page_names_is_explained() -> None:
     files = [*DEPLOY.glob("*/.env.example"), ROOT / "Makefile"]
-    known = {n for f in files for n in re.findall(r"^(\w+) ?\??=|(\w+)=\.\.\.", f.read_text(), re.M) for n in n}
+    known = {
+        n for f in files for n in re.findall(r"^(\w+) ?\??=|(\w+)=\.\.\.", f.read_text(), re.M) for n in n
+    }
     named = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", TEXT))
 
     assert named - known - STANDS_FOR.keys() == {"COMPOSE_FILE"}  # compose's own
