@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import json
 import os
-import signal
 import socket
 import traceback
 from pathlib import Path
@@ -115,5 +114,5 @@ def trace(number: int) -> str:
 
 
 def end(number: int) -> str:
-    os.kill(number, signal.Signals(0))
+    os.kill(number, 0)  # nothing is sent: only asked whether it might be
     return "allowed"

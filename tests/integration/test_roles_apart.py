@@ -97,4 +97,4 @@ def renewed_while_it_runs(root: Path, kit: str) -> None:
     shown = call(root, "medseg-server", "renew", COORDINATOR, APART)
     assert re.search(r"kit", shown), shown
     call(root, "medseg-site", "join", APART, kit)
-    wait_until(lambda: "uses the new kit" in (root / f"{APART}.egress.log").read_text())
+    wait_until(lambda: "uses what has changed" in (root / f"{APART}.egress.log").read_text())
