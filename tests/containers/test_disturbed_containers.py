@@ -101,7 +101,15 @@ def test_an_upgrade_in_mid_run_resumes_it_and_keys_and_state_stay(
 def test_a_coordinator_restored_from_a_backup_of_mid_run_ends_with_the_same_weights(
     federation: Containers, undisturbed: str
 ) -> None:
-    tar = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "tar", "superlink")  # as docs/operations.md does it
+    tar = (
+        "run",
+        "--rm",
+        "-T",
+        "--no-deps",
+        "--entrypoint",
+        "tar",
+        "superlink",
+    )  # as docs/operations.md does it
     run = federation.begin_run()
     wait_for_round(federation, run, 1)
     federation.compose(COORDINATOR, "stop", "superexec", "superlink")
