@@ -214,6 +214,16 @@ class LeakyAccountError(StorageError):
         )
 
 
+class PlantedLinkError(StorageError):
+    """A name in a site's folder leads elsewhere, and root would give away what lies there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is a link that root did not make, or a file with a second name. Look at where it leads; if you "
+            "want it so, make the link as root, else put the file itself there."
+        )
+
+
 class EnclosureError(RunError):
     """A process could not be started as another account with a network of its own."""
 

@@ -1,5 +1,6 @@
 """Accounts of this machine for the length of a test, and a site whose roles run as them."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NAMES = {"trainer": "medseg-test-trainer", "relay": "medseg-test-relay", "egress": "medseg-test-egress"}
-GROUP = "medseg-test-socket"
+_PREFIX = f"medseg-{os.getpid()}"  # tests may run beside each other
+NAMES = {role: f"{_PREFIX}-{role}" for role in ("trainer", "relay", "egress")}
+GROUP = f"{_PREFIX}-socket"
 
 # In a mount namespace of its own: a folder of root's on the way to the interpreter shows that and nothing else.
 _OPENED = """
@@ -26,12 +28,11 @@ exec "$@"
 @contextmanager
 def real_accounts() -> Iterator[dict[str, str]]:
     """The accounts that `[accounts]` names; they are gone afterwards."""
-    _remove()
-    subprocess.run(["groupadd", "--system", GROUP], check=True)
-    for name in NAMES.values():
-        words = ("--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
-        subprocess.run(["useradd", *words, name], check=True)
+    words = ("--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
     try:
+        subprocess.run(["groupadd", "--system", GROUP], check=True)
+        for name in NAMES.values():
+            subprocess.run(["useradd", *words, name], check=True)
         yield {**NAMES, "socket_group": GROUP}
     finally:
         _remove()

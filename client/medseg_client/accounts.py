@@ -15,6 +15,7 @@ from medseg_client.site_folder import Accounts, Role, SiteFolder
 from medseg_core.federation_errors import (
     EnclosureError,
     LeakyAccountError,
+    PlantedLinkError,
     SharedAccountError,
     UnknownAccountError,
     UnreachableError,
@@ -75,7 +76,10 @@ def find_accounts(named: Accounts) -> dict[Role, Account]:
 
 
 def bring_into_order(folder: SiteFolder, accounts: dict[Role, Account]) -> None:
-    """Owners and modes, so that each account reads and writes what its role needs and no more. Needs root."""
+    """Owners and modes, so that each account reads and writes what its role needs and no more. Needs root.
+
+    Raises PlantedLinkError: whoever owned the folder before may have let code of others run in it.
+    """
     trainer, relay, egress = (accounts[role] for role in (Role.TRAINER, Role.RELAY, Role.EGRESS))
     root, named = folder.root, folder.settings.accounts
     assert named is not None
@@ -135,22 +139,31 @@ def images_of(folder: SiteFolder) -> Path:
 
 
 def _give(path: Path, uid: int, gid: int, mode: int) -> None:
-    """Owner and mode of a file or folder that lies directly in a folder of root's; absent ones have none."""
-    if path.exists():
-        os.chown(path, uid, gid)
-        path.chmod(mode)
+    """Owner and mode of a file or folder that lies directly in a folder of root's; absent ones have none.
+
+    Raises PlantedLinkError: the name leads to something that lies elsewhere, and root did not make it do so.
+    """
+    if not path.exists():
+        return
+    entry, found = path.lstat(), path.stat()
+    if (stat.S_ISLNK(entry.st_mode) and entry.st_uid != 0) or (
+        stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+    ):
+        raise PlantedLinkError(path)
+    os.chown(path, uid, gid)
+    path.chmod(mode)
 
 
 def _give_folder(path: Path, owner: Account, mode: int, gid: int | None = None) -> None:
-    """A folder and all that it holds to an account.
+    """A folder and all that it holds to an account. Raises PlantedLinkError.
 
     Links in it are not followed, and a file with a second name is left: whoever runs as the account put it there.
     """
     path.mkdir(parents=True, exist_ok=True)
+    _give(path, owner.uid, owner.gid if gid is None else gid, mode)
     for _, folders, files, place in os.fwalk(path.resolve()):
         for name in (*folders, *files):
             found = os.stat(name, dir_fd=place, follow_symlinks=False)
             is_single = stat.S_ISDIR(found.st_mode) or found.st_nlink == 1
             if found.st_uid != owner.uid and is_single:
                 os.chown(name, owner.uid, owner.gid, dir_fd=place, follow_symlinks=False)
-    _give(path, owner.uid, owner.gid if gid is None else gid, mode)

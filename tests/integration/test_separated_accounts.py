@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import hostile_app
 import psutil
 import pytest
-from accounts import NAMES, name_accounts, open_folder, reachable, real_accounts
+from accounts import GROUP, NAMES, name_accounts, open_folder, reachable, real_accounts
 from loopback import COORDINATOR, RUN_S, SITES, Loopback, call, make_loopback
 
 from medseg_client.site_folder import SiteFolder
@@ -119,7 +119,7 @@ def test_each_file_is_its_roles_alone(running: Loopback) -> None:
     ):
         found = site.root / name
         assert (found.owner(), oct(stat.S_IMODE(found.stat().st_mode))) == (NAMES[owner], oct(mode)), name
-    assert site.socket.group() == "medseg-test-socket"
+    assert site.socket.group() == GROUP
 
 
 def test_the_trainers_account_and_root_give_commands_while_all_is_up(running: Loopback) -> None:

@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -21,6 +22,7 @@ from medseg_core.errors import ExperimentFileError
 from medseg_core.federation_errors import (
     ForeignAccountError,
     LeakyAccountError,
+    PlantedLinkError,
     SharedAccountError,
     UnknownAccountError,
     UnreachableError,
@@ -140,6 +142,42 @@ def test_what_a_role_put_into_its_folder_gives_it_no_file_of_another(
     bring_into_order(site, accounts_of(site))
     assert {path.owner() for path in (secret, folder, folder / "inside")} == {"root"}
     assert site.run(Role.RELAY).owner() == "bin"
+
+
+@only_root
+@pytest.mark.parametrize("name", ["state", "site.toml", "keys/node.key", "run"])
+def test_a_link_from_the_time_before_gives_nothing_away(site: SiteFolder, tmp_path: Path, name: str) -> None:
+    """The folder was some account's own until now, and code from outside may have run as that account."""
+    place, elsewhere, accounts = site.root / name, tmp_path / "elsewhere", accounts_of(site)
+    if place.is_dir():
+        shutil.rmtree(place)
+    if name in ("state", "run"):
+        elsewhere.mkdir(mode=0o751)
+        (elsewhere / "inside").write_text("x")
+    else:
+        place.rename(elsewhere)
+        elsewhere.chmod(0o640)
+    before = elsewhere.stat()
+    place.symlink_to(elsewhere)
+    os.chown(place, pwd.getpwnam("games").pw_uid, -1, follow_symlinks=False)
+
+    with pytest.raises(PlantedLinkError, match="Look at where it leads"):
+        bring_into_order(site, accounts)
+    after = elsewhere.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+
+    os.chown(place, 0, -1, follow_symlinks=False)  # such as a cache that the hospital put on another disk
+    bring_into_order(site, accounts)
+
+
+@only_root
+def test_a_key_with_a_second_name_gives_nothing_away(site: SiteFolder, tmp_path: Path) -> None:
+    (tmp_path / "shadow").write_text("x")
+    site.key("node").unlink()
+    site.key("node").hardlink_to(tmp_path / "shadow")
+    with pytest.raises(PlantedLinkError):
+        bring_into_order(site, accounts_of(site))
+    assert (tmp_path / "shadow").owner() == "root"
 
 
 @only_root
