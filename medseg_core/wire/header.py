@@ -32,10 +32,8 @@ def _spoken(version: int) -> int:
     return version
 
 
-SCORE, SCORED_CASES = (
-    "validation_dice",
-    "validation_cases",
-)  # in a train reply: of the model that the request brought
+SCORE = "validation_dice"  # in a train reply: of the model that the request brought
+SCORED_CASES = "validation_cases"  # beside it
 _SPLITS: dict[Kind, tuple[Split | None, ...]] = {
     "describe": (None,),
     "train": (None, "validation"),
