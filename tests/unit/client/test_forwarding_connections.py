@@ -79,10 +79,6 @@ def tunnelling(site: SiteFolder) -> Iterator[Path]:
     stop, place = threading.Event(), tunnel_socket(site)
     thread = threading.Thread(target=run_tunnel, args=(site, stop))
     thread.start()
-    end = time.monotonic() + LONG_S
-    while not place.exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
     try:
         yield place
     finally:
@@ -91,10 +87,19 @@ def tunnelling(site: SiteFolder) -> Iterator[Path]:
 
 
 def unix_connection(place: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(LONG_S)
-    connection.connect(str(place))
-    return connection
+    """A connection to a socket that may be about to appear, or be there and not yet listened on."""
+    end = time.monotonic() + LONG_S
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(LONG_S)
+        try:
+            connection.connect(str(place))
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        else:
+            return connection
 
 
 def echoed(connection: socket.socket, data: bytes) -> bytes:
