@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 import textwrap
 import time
 from dataclasses import asdict
@@ -15,15 +14,12 @@ import typer
 from medseg_client.ledger_commands import ledger_app
 from medseg_client.process_commands import Folder, bridge, stop_on_signals, trainer, tunnel
 from medseg_client.site_folder import Role, SiteFolder, SiteSettings
+from medseg_core.commands.program import make_app, run_program
 from medseg_core.config import parse_document, read_experiment
-from medseg_core.errors import MedsegError
 from medseg_core.files import write_atomic
 
-app = typer.Typer(
-    help="Take part in a federation: images stay here, and what leaves is checked and signed here.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+app = make_app(
+    "medseg-site", "Take part in a federation: images stay here, and what leaves is checked and signed here."
 )
 
 
@@ -299,15 +295,5 @@ for process in (trainer, bridge, tunnel):
 
 
 def main() -> None:
-    """Run the command line; errors are one sentence on stderr and exit code 1."""
-    try:
-        code = app(standalone_mode=False)
-    except MedsegError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        code = 1
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = 130
-    raise SystemExit(code or 0)
+    """The program `medseg-site`."""
+    run_program(app)

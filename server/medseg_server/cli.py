@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import textwrap
 import threading
 import time
@@ -13,16 +12,11 @@ from typing import Annotated
 import click
 import typer
 
+from medseg_core.commands.program import make_app, run_program
 from medseg_core.config import parse_document, read_experiment
-from medseg_core.errors import MedsegError
 from medseg_server.server_folder import ROLES, ServerFolder, ServerSettings
 
-app = typer.Typer(
-    help="Run a federation: enrol hospitals, start runs, see who took part.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = make_app("medseg-server", "Run a federation: enrol hospitals, start runs, see who took part.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the federation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
 AsJsonLines = Annotated[
@@ -291,15 +285,5 @@ def _follow(server: ServerFolder, name: str, *, told: int = 0, as_json: bool = F
 
 
 def main() -> None:
-    """Run the command line; errors are one sentence on stderr and exit code 1."""
-    try:
-        code = app(standalone_mode=False)
-    except MedsegError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        code = 1
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = 130
-    raise SystemExit(code or 0)
+    """The program `medseg-server`."""
+    run_program(app)

@@ -92,7 +92,8 @@ def _status_of(address: str, name: str, folder: ServerFolder) -> int | None:
         copies = (
             folder.authority("crt"),
             folder.for_gateway("authority.crt"),
-        )  # a gateway's container has the latter
+            folder.authority_for_superexec,
+        )  # each role's container has one of them
         context = ssl.create_default_context(cafile=str(next(filter(Path.exists, copies), copies[0])))
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S) as plain,

@@ -121,6 +121,11 @@ class ServerFolder:
         """`crt` or `key` of the federation's authority."""
         return self.root / "authority" / f"authority.{suffix}"
 
+    @property
+    def authority_for_superexec(self) -> Path:
+        """A copy of the authority's certificate: the folder with the authority's key is not for superexec to see."""
+        return self.root / "flower" / "authority.crt"
+
     def for_gateway(self, name: str) -> Path:
         """A file that the gateway reads; it needs none outside this folder."""
         return self.root / "gateway" / name

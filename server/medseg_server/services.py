@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from medseg_core.errors import MedsegError
-from medseg_core.files import sole_use, write_private
+from medseg_core.files import sole_use, write_atomic, write_private
 from medseg_core.reloading import follow
 from medseg_core.supervision import Service, Supervisor, nginx, program
 from medseg_server.flower_control import QUIET, FlowerControl
@@ -63,6 +63,7 @@ def _prepare(folder: ServerFolder) -> None:
         write_private(_secret(folder), secrets.token_hex(32).encode())
     from medseg_server.runs import note_all  # torch, which the gateway never needs
 
+    write_atomic(folder.authority_for_superexec, folder.authority("crt").read_bytes())
     FlowerControl(folder).prepare()
     write_gateway(folder)
     note_all(folder)
@@ -97,7 +98,7 @@ def _superexec(folder: ServerFolder) -> tuple[str, ...]:
     return (
         *(program("flower-superexec"), "--runtime-api-address"),
         f"{settings.superlink_host}:{settings.superlink_port}",
-        *("--root-certificates", str(folder.authority("crt").absolute())),
+        *("--root-certificates", str(folder.authority_for_superexec.absolute())),
         *("--superexec-auth-secret-file", str(_secret(folder))),
     )
 

@@ -151,6 +151,13 @@ def test_the_gateway_holds_no_key_but_its_own_and_cannot_change_who_comes_in(fed
         federation.python(COORDINATOR, "gateway", "open('/federation/gateway/bindings', 'a')")
 
 
+def test_superexec_sees_neither_the_key_of_the_authority_nor_those_of_the_servers(
+    federation: Containers,
+) -> None:
+    found = federation.inside(COORDINATOR, "superexec", "find", "/federation", "-name", "*.key")
+    assert sorted(found.split()) == ["/federation/flower/superexec.key", "/federation/keys/signing.key"]
+
+
 def test_a_relay_reaches_its_way_out_and_nothing_else(
     federation: Containers, service_of_this_machine: int
 ) -> None:
