@@ -1,4 +1,4 @@
-"""Runs `medseg-simulate` in this process."""
+"""Runs the command lines in this process."""
 
 import sys
 from collections.abc import Callable
@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from medseg_simulation.cli import main
+import medseg_client.cli
+import medseg_server.cli
+import medseg_simulation.cli
+
+PROGRAMS = {
+    "medseg-simulate": medseg_simulation.cli.main,
+    "medseg-site": medseg_client.cli.main,
+    "medseg-server": medseg_server.cli.main,
+}
 
 
 @dataclass(frozen=True)
@@ -18,13 +26,15 @@ class Outcome:
     err: str
 
 
-def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """A function that takes the words after `medseg-simulate`."""
+def caller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str = "medseg-simulate"
+) -> Callable[..., Outcome]:
+    """A function that takes the words after the program's name."""
 
     def call(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["medseg-simulate", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
         with pytest.raises(SystemExit) as exit_:
-            main()
+            PROGRAMS[program]()
         shown = capsys.readouterr()
         return Outcome(int(exit_.value.code or 0), shown.out, shown.err)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import caller
+from command_line import PROGRAMS, caller
 
 import medseg_core
 from medseg_core import version
@@ -84,11 +84,12 @@ def test_an_installed_package_without_a_file_is_unknown(installed):
     assert commit() == "unknown"
 
 
-def test_the_version_is_told_with_the_commit(monkeypatch, capsys):
-    outcome = caller(monkeypatch, capsys)("--version")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_tells_the_version_with_the_commit(monkeypatch, capsys, program):
+    outcome = caller(monkeypatch, capsys, program)("--version")
 
     assert outcome.code == 0
-    assert outcome.out == f"medseg-simulate {version_text()}\n"
+    assert outcome.out == f"{program} {version_text()}\n"
     assert re.search(
         rf"{re.escape(medseg_core.__version__)} \(commit ([0-9a-f]{{12}}(-dirty)?|unknown)\)", outcome.out
     )
