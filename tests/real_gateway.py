@@ -6,8 +6,7 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from enrolment import make_server, make_site
+from waiting import wait_until
 
 from medseg_client.joining import accept
 from medseg_core.supervision import free_ports, nginx
@@ -134,13 +134,6 @@ class Federation:
 
     def log(self, name: str = "access") -> str:
         return (self.server.root / f"logs/gateway.{name}.log").read_text()
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def wait_for(caller: Caller, status: int) -> None:

@@ -7,21 +7,10 @@ from pathlib import Path
 
 import pytest
 from engine import STARTER, Containers, build_images, call, docker_program, engine_answers
+from experiments import TINY
 
 TAG = "test"
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-residual_units = 1
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 4
 optimiser_memory = true
 """

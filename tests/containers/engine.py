@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from documents import ROOT
+from waiting import wait_until
 
 STARTER = (
     ROOT.parent / "shared" / "tools" / "container-engine.sh"
@@ -67,13 +66,6 @@ def build_images(tag: str) -> None:
     call(
         "make", "-C", ROOT, "images", *words, f"DOCKER={docker_program()}", timeout_s=900, DOCKER_BUILDKIT="1"
     )
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
-    end = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < end, is_so
-        time.sleep(0.5)
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,13 @@ from pathlib import Path
 
 import pytest
 from command_line import caller
+from experiments import TINY
 
 from medseg_core.assessment.scores import read_cases
 from medseg_core.assessment.summary import read_summary
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-residual_units = 1
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-augmentation = false
+EXPERIMENT = f"""{TINY}augmentation = false
 [federation]
 algorithm = "fedprox"
 rounds = 2

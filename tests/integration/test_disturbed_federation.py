@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from experiments import TINY
 from loopback import COORDINATOR, RUN_S, Loopback, call, make_loopback
+from waiting import wait_until
 
 from medseg_core.supervision import program
 
@@ -16,30 +16,12 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 4
 optimiser_memory = true
 server_momentum = 0.5
 """
 WEIGHTS = "checkpoints/round_0004/weights.safetensors"
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + RUN_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def rounds_of(federation: Loopback) -> int:

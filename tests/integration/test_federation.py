@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import SimpleITK
+from experiments import TINY
 from loopback import COORDINATOR, SITES, Loopback, call, make_loopback
 
 from medseg_core.assessment.summary import SCHEMA_FILE
@@ -18,19 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-residual_units = 1
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 2
 optimiser_memory = true
 server_momentum = 0.5

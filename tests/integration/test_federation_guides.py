@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, Block, blocks
+from experiments import TINY
 
 from medseg_core.supervision import free_ports, program
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
@@ -20,17 +21,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
 GUIDES = {"federation": ROOT / "docs/coordinator.md", "site": ROOT / "docs/hospital.md"}
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-[training]
-patch_size = [16, 16]
-"""
 PATIENCE_S = 60.0
 
 
@@ -66,7 +56,7 @@ def named_logs(guide: Path) -> list[str]:
 
 def test_both_guides_do_what_they_say(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "images", PhantomSettings(sites=1, cases=4, spatial_dims=2, voxel_mm=4.0))
-    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    (tmp_path / "experiment.toml").write_text(TINY)
     address = f"127.0.0.1:{free_ports(1)[0]}"
     with ExitStack() as stack:
         for block in steps():

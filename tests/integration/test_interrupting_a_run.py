@@ -8,22 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments import TINY
 
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-residual_units = 1
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 40
 optimiser_memory = true
 server_momentum = 0.5

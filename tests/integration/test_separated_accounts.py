@@ -16,6 +16,7 @@ import hostile_app
 import psutil
 import pytest
 from accounts import GROUP, NAMES, name_accounts, open_folder, reachable, real_accounts
+from experiments import TINY
 from loopback import COORDINATOR, RUN_S, SITES, Loopback, call, make_loopback
 
 from medseg_client.site_folder import SiteFolder
@@ -28,18 +29,7 @@ pytestmark = [
         not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes accounts and becomes them"
     ),
 ]
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 2
 """
 APART = SITES[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from enrolment import make_server, make_site
+from experiments import TINY
 from real_gateway import Federation, running_gateway, wait_for
 
 from medseg_client import gateway_check, machine_check
@@ -29,17 +30,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="hospitals run on Linux"),
 ]
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-[training]
-patch_size = [16, 16]
-"""
 PATIENT = "Mustermann"
 
 
@@ -58,7 +48,7 @@ def north(federation: Federation) -> SiteFolder:
     site = SiteFolder(federation.folder / "north")
     settings = (site.root / "site.toml").read_text().replace("/images", str(federation.folder / "images"))
     (site.root / "site.toml").write_text(settings)
-    (federation.folder / "tiny.toml").write_text(EXPERIMENT)
+    (federation.folder / "tiny.toml").write_text(TINY)
     write_phantoms(
         federation.folder / "images", PhantomSettings(sites=1, cases=4, spatial_dims=2, voxel_mm=4.0)
     )

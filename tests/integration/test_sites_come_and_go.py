@@ -4,14 +4,14 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loopback import call, fingerprint_in
+from waiting import wait_until
 
 from medseg_core.supervision import free_ports, program
 
@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
-PATIENCE_S = 90.0
 
 
 @contextmanager
@@ -31,13 +30,6 @@ def up(folder: Path, command: str, name: str) -> Iterator[None]:
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.5)
 
 
 def sites(folder: Path) -> dict[str, Any]:

@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from connect_proxy import ConnectProxy, connect_proxy
+from experiments import TINY
 from loopback import COORDINATOR, RUN_S, SITES, make_loopback
 from real_gateway import Federation, running_gateway, wait_for
+from waiting import wait_until
 
 from medseg_client import gateway_check
 from medseg_client.findings import Finding, shared_report
@@ -23,18 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
-EXPERIMENT = """
-[task]
-name = "tiny"
-spatial_dims = 2
-channels = [{ name = "grey" }]
-labels = { organ = 1, lesion = 2 }
-[model]
-channels = [4, 8]
-[training]
-patch_size = [16, 16]
-cpu_threads = 1
-[federation]
+EXPERIMENT = f"""{TINY}[federation]
 rounds = 3
 """
 LOGIN, PASSWORD = "radiology:open-sesame", "open-sesame"
@@ -54,13 +45,6 @@ def name_proxy(settings: Path, url: str) -> None:
 def write_login(site: SiteFolder, login: str) -> None:
     site.proxy_login.write_text(login)
     site.proxy_login.chmod(0o600)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + RUN_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def shown_of(folder: Path) -> str:

@@ -6,18 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from medseg_core.supervision import Service, Supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="servers and hospitals run on POSIX systems")
-LONG_S = 30.0
 SLEEPER = (
     "import pathlib, os, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 )
@@ -27,13 +26,6 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SL
 def service(folder: Path, name: str, code: str = SLEEPER) -> Service:
     """A process that writes its number into a file and waits."""
     return Service(name, (sys.executable, "-c", code, str(folder / f"{name}.pid")))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONG_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def pid_of(folder: Path, name: str, *, other_than: int = 0) -> int:
