@@ -86,7 +86,27 @@ class Task(Section):
 
 
 NetworkName = Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"]
-AlgorithmName = Literal["fedavg", "fedprox"]
+AlgorithmName = Literal[
+    "fedavg",
+    "fedprox",
+    "fedavgm",
+    "fedadagrad",
+    "fedadam",
+    "fedyogi",
+    "scaffold",
+    "fednova",
+    "feddyn",
+    "moon",
+    "qfedavg",
+    "median",
+    "trimmed_mean",
+    "krum",
+    "multi_krum",
+    "geometric_median",
+    "norm_bounding",
+]
+# whose rules count on w -= rate * gradient
+NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
 
 
 class Model(Section):
@@ -141,6 +161,44 @@ class Training(Section):
     augmentation: Augmentation | Literal[False] = Augmentation()
 
 
+class Adaptive(Section):
+    """`[federation.adaptive]`: the server optimisers fedadagrad, fedadam and fedyogi; symbols of Reddi et al. 2021."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01  # eta
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # beta_1; theirs, but for fedadagrad: 0
+    second_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99  # beta_2, theirs; not of fedadagrad
+    epsilon: Annotated[float, Field(gt=0)] = 1e-3  # tau, theirs
+
+
+class FedDyn(Section):
+    """`[federation.feddyn]`."""
+
+    weight: Annotated[float, Field(gt=0)] = 0.01  # alpha in Acar et al. 2021
+
+
+class Moon(Section):
+    """`[federation.moon]`."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0  # mu in Li et al. 2021; theirs by task: 1, 5 or 10
+    temperature: Annotated[float, Field(gt=0)] = 0.5  # tau, theirs
+
+
+class QFedAvg(Section):
+    """`[federation.qfedavg]`."""
+
+    fairness: Annotated[float, Field(ge=0)] = 1.0  # q in Li et al. 2020b; 0: as fedavg
+
+
+class Robust(Section):
+    """`[federation.robust]`: rules that bear sites which send what they like."""
+
+    hostile_sites: PositiveInt = 1  # f: trimmed_mean, krum, multi_krum bear so many
+    iterations: PositiveInt = 10  # geometric_median: Weiszfeld steps
+    norm_bound: Annotated[float, Field(gt=0)] | None = (
+        None  # norm_bounding; None: the median norm of the round
+    )
+
+
 class Federation(Section):
     """Who aggregates what, how often."""
 
@@ -156,9 +214,15 @@ class Federation(Section):
     optimiser_memory: bool = False  # keep each site's optimiser state between rounds
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # Hsu et al. 2019
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    weights: Literal["cases", "equal"] = "cases"  # McMahan et al. 2017
     max_update_norm: Annotated[float, Field(gt=0)] | None = (
         None  # L2 over all tensors; None: finite is enough
     )
+    adaptive: Adaptive = Adaptive()
+    feddyn: FedDyn = FedDyn()
+    moon: Moon = Moon()
+    qfedavg: QFedAvg = QFedAvg()
+    robust: Robust = Robust()
 
 
 class Evaluation(Section):
@@ -227,6 +291,12 @@ class Experiment(Section):
         flips = self.training.augmentation.flip if self.training.augmentation else ()
         if flips and len(flips) != dims:
             raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
+        algorithm = self.federation.algorithm
+        if algorithm in NEED_SGD and self.training.optimiser != "sgd":
+            raise ValueError(
+                f'[federation] algorithm = "{algorithm}" counts on steps of rate * gradient, which adamw does not '
+                'take: it needs [training] optimiser = "sgd", with a learning_rate for it'
+            )
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
         return self

@@ -191,6 +191,16 @@ class QuorumError(RunError):
         return "Mend those sites and resume the run, or lower the quorum."
 
 
+class TooFewSitesError(RunError):
+    """An algorithm's rule needs more sites than a round has."""
+
+    def __init__(self, algorithm: str, needed: int, n_sites: int) -> None:
+        super().__init__(
+            f"[federation] algorithm = {algorithm!r} needs the updates of {needed} sites in a round, "
+            f"{n_sites} are asked. Use more sites, another algorithm, or a smaller [federation.robust] hostile_sites."
+        )
+
+
 class OccupiedFolderError(StorageError):
     """The output folder already holds a run."""
 

@@ -18,8 +18,8 @@ from medseg_client.ledger import Event, Ledger
 from medseg_client.policy import Policy
 from medseg_core.assessment.metrics import METRICS
 from medseg_core.errors import WireError
-from medseg_core.federation.codec import encode_tensors
-from medseg_core.federation.update import ModelSpec, check_update
+from medseg_core.federation.codec import encode_kinds
+from medseg_core.federation.update import DELTA, ModelSpec, check_update, spec_for
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
 from medseg_core.wire.header import SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
@@ -116,13 +116,20 @@ class EgressGuard:
         scalars: Mapping[str, float | None],
         n_patients: int,
         scored_patients: int = 0,
+        others: Mapping[str, Tensors] = MappingProxyType({}),
+        declared: Sequence[str] = (DELTA,),
     ) -> Envelope:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
+        `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
         `scalars` may hold the score of the model that came, which rests on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
         norm = before = check_update(update, spec, max_norm=None)
+        for kind, tensors in others.items():
+            check_update(tensors, spec_for(kind, spec), max_norm=None)
+        if {DELTA, *others} != set(declared):
+            raise WireError(RefusalCode.NOT_RELEASED, f"undeclared tensors {sorted(others)!r:.200}")
         limit = self.policy.max_update_norm if self.policy else None
         if limit is not None and norm > limit:
             update = _scaled(update, limit / norm)
@@ -135,7 +142,9 @@ class EgressGuard:
         if self.policy and "training" not in self.policy.statistics:
             told = {name: figure for name, figure in told.items() if name == SCORE}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
-        return self._release(question, header, encode_tensors(update), norm, before)
+        return self._release(
+            question, header, encode_kinds({DELTA: update, **others}, main=DELTA), norm, before
+        )
 
     def release_figures(
         self,

@@ -12,14 +12,13 @@ import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from medseg_core.errors import UnusableFolderError, WireError
 from medseg_core.files import sync_folder, write_synced
+from medseg_core.learning.weights import Kinds, join_kinds, split_kinds
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import Header
 
@@ -49,21 +48,20 @@ class SiteState:
         except FileNotFoundError:
             raise WireError(RefusalCode.STALE_ROUND, f"{folder.name} of run {request.run} is over") from None
 
-    def memory_at(self, request: Header) -> dict[str, npt.NDArray[np.float32]] | None:
-        """Optimiser memory committed with the update that a train request names as counted; None before the first.
+    def memory_at(self, request: Header) -> Kinds:
+        """What was kept, by kind, with the update that a train request names as counted; nothing before the first.
 
         Raises WireError where that state is not here.
         """
         if request.counted_round == 0:
-            return None
+            return {}
         folder = self._run(request) / _counted_before(request)
         try:
-            memory: dict[str, Any] = load((folder / "memory.safetensors").read_bytes())
+            return split_kinds(load((folder / "memory.safetensors").read_bytes()))
         except FileNotFoundError:
             raise WireError(
                 RefusalCode.STALE_ROUND, f"no state of {folder.name} in run {request.run}"
             ) from None
-        return memory
 
     def commit(
         self,
@@ -71,7 +69,7 @@ class SiteState:
         request_sha256: str,
         reply_bytes: bytes,
         *,
-        memory: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        memory: Kinds = MappingProxyType({}),
         attachments: Mapping[str, bytes] | None = None,
     ) -> None:
         """Store a reply, before it is sent. `attachments` stay at the site. Raises UnusableFolderError."""
@@ -84,8 +82,8 @@ class SiteState:
         }
         if request.kind == "train":
             files["counted"] = _counted_before(request).encode()
-        if memory is not None:
-            files["memory.safetensors"] = save(dict(memory))
+        if memory:
+            files["memory.safetensors"] = save(join_kinds(memory))
         try:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)

@@ -30,8 +30,9 @@ from medseg_core.errors import (
     UpdateError,
     WireError,
 )
-from medseg_core.federation.codec import decode_tensors
-from medseg_core.federation.update import ModelSpec, delta, spec_of
+from medseg_core.federation.algorithms import build_algorithm
+from medseg_core.federation.codec import decode_kinds, decode_model, decode_tensors
+from medseg_core.federation.update import MODEL, ModelSpec, delta, spec_for, spec_of
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
 from medseg_core.learning.model_package import WEIGHTS
@@ -217,10 +218,17 @@ class Trainer:
         cases = data.train
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
-        start = decode_tensors(question.payload, spec)
+        algorithm, keeps_optimiser = build_algorithm(experiment), experiment.federation.optimiser_memory
+        memory = self._state.memory_at(request) if algorithm.remembers or keeps_optimiser else {}
+        received = decode_kinds(
+            question.payload,
+            {kind: spec_for(kind, spec) for kind in (MODEL, *algorithm.downloads)},
+            main=MODEL,
+        )
+        start = dict(received[MODEL])
         score = self._score_before_training(question, experiment, data, start)
-        memory = self._state.memory_at(request) if experiment.federation.optimiser_memory else None
-        report, new_memory = self._within_memory(
+        rule = algorithm.local_rule(received, memory)
+        report, optimiser = self._within_memory(
             experiment,
             partial(
                 train_locally,
@@ -229,7 +237,8 @@ class Trainer:
                 experiment,
                 context=RoundContext(request.site, request.round),
                 start=start,
-                memory=memory,
+                rule=rule,
+                memory=memory.get("optimiser"),
                 is_over=is_over,
             ),
         )
@@ -244,10 +253,12 @@ class Trainer:
                 | score,
                 n_patients=n_patients,
                 scored_patients=count_patients(data.validation),
+                others=rule.uploads,
+                declared=algorithm.uploads,
             ).to_bytes()
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        kept = new_memory if experiment.federation.optimiser_memory else None
+        kept = {**rule.memory, **({"optimiser": optimiser} if keeps_optimiser else {})}
         self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
 
@@ -293,7 +304,9 @@ class Trainer:
         cases = data.validation if request.split == "validation" else data.test
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
-        set_weights(network, decode_tensors(question.payload, spec))
+        set_weights(
+            network, decode_model(question.payload, spec, besides=build_algorithm(experiment).downloads)
+        )
         if request.split == "validation":
             scalars: dict[str, float | None] = {"dice": validation_dice(network, cases, experiment)}
         else:

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medseg_core.errors import CheckpointError, UnusableFolderError, UpdateError
 from medseg_core.federation.algorithms.base import ServerState, frozen
 from medseg_core.federation.codec import encode_tensors, read_tensors
-from medseg_core.federation.update import Tensors
 from medseg_core.files import sha256_of, sync_folder, write_synced
 from medseg_core.learning.identity import global_sha256
+from medseg_core.learning.weights import join_kinds, split_kinds
 
 KEEP = 2  # the newest, and the one before in case a disk damages it
 _MANIFEST = "manifest.json"
@@ -81,9 +81,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         files = _checked_files(path)
         stored = _State.model_validate_json(files["state.json"])
         weights = read_tensors(files["weights.safetensors"])
-        memory = (
-            _split_memory(read_tensors(files["memory.safetensors"])) if "memory.safetensors" in files else {}
-        )
+        joined = read_tensors(files["memory.safetensors"]) if "memory.safetensors" in files else {}
+        memory = {kind: frozen(tensors) for kind, tensors in sorted(split_kinds(joined).items())}
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or type(error).__name__})") from None
     except KeyError as error:
@@ -132,12 +131,7 @@ def _files_of(state: ServerState, record: Mapping[str, Any]) -> dict[str, bytes]
     )
     files = {"weights.safetensors": encode_tensors(state.weights), "state.json": _json(stored)}
     if state.memory:
-        joined = {
-            f"{kind}/{name}": array
-            for kind, tensors in state.memory.items()
-            for name, array in tensors.items()
-        }
-        files["memory.safetensors"] = encode_tensors(joined)
+        files["memory.safetensors"] = encode_tensors(join_kinds(state.memory))
     manifest = _Manifest(files={name: sha256_of(data) for name, data in sorted(files.items())})
     return {**files, _MANIFEST: _json(manifest)}
 
@@ -156,17 +150,6 @@ def _checked_files(path: Path) -> dict[str, bytes]:
         if sha256_of(files[name]) != expected:
             raise CheckpointError(path, f"has a damaged {name} (its SHA-256 differs from the manifest)")
     return files
-
-
-def _split_memory(joined: Tensors) -> dict[str, Tensors]:
-    """Tensors by kind, from names such as `momentum/model.0.weight`."""
-    kinds = sorted({name.partition("/")[0] for name in joined})
-    return {
-        kind: frozen(
-            {name.partition("/")[2]: a for name, a in joined.items() if name.partition("/")[0] == kind}
-        )
-        for kind in kinds
-    }
 
 
 def _rounds_in(folder: Path) -> dict[int, Path]:

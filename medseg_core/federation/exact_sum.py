@@ -51,14 +51,18 @@ class ExactSum:
 
         Raises UpdateError (overflow, not_finite, bad_count, and those of names, types and shapes).
         """
+        self.require_room(tensors, weight)
+        for name, tensor in tensors.items():
+            _add_scaled(self._sums[name], tensor.reshape(-1), weight, self._fraction_bits(name))
+        self.weight += weight
+
+    def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
+        """`add` would take these. Raises UpdateError as it does."""
         if weight < 1 or self.weight + weight > 2**WEIGHT_BITS:
             raise refused("bad_count", f"weight {weight} on top of {self.weight}")
         check_names_and_shapes(tensors, self._spec)
         for name, tensor in tensors.items():
             _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
-        for name, tensor in tensors.items():
-            _add_scaled(self._sums[name], tensor.reshape(-1), weight, self._fraction_bits(name))
-        self.weight += weight
 
     def mean(self) -> dict[str, npt.NDArray[np.float32]]:
         """Sum over the weights that were really added; divided in float64, rounded to float32."""

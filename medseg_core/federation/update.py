@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from medseg_core.errors import UpdateError
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 Role = Literal["parameter", "buffer"]
+MODEL, DELTA = "model", "delta"  # kinds of tensors: what goes to a site, and what comes from it
 Reason = Literal[
     "missing_tensor",
     "extra_tensor",
@@ -24,6 +25,7 @@ Reason = Literal[
     "overflow",
     "bad_count",
     "repeated_site",
+    "missing_figure",
     "corrupt_payload",
 ]
 _BLOCK = 1 << 16  # elements: 512 KiB of float64, within a core's cache
@@ -66,11 +68,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One site's checked update: `delta` is local minus global weights, from training on `n_cases` cases."""
+    """One site's checked update: `delta` is local minus global weights, from training on `n_cases` cases.
+
+    `others` are further tensors that the algorithm asked for, by kind; `loss` is None where a site keeps it.
+    """
 
     site: str
     delta: Tensors
     n_cases: int
+    n_steps: int = 0
+    loss: float | None = None
+    others: Mapping[str, Tensors] = field(default_factory=dict)
 
 
 def spec_of(weights: Mapping[str, npt.NDArray[Any]], parameters: frozenset[str]) -> ModelSpec:
@@ -81,6 +89,13 @@ def spec_of(weights: Mapping[str, npt.NDArray[Any]], parameters: frozenset[str])
             for name in sorted(weights)
         }
     )
+
+
+def spec_for(kind: str, spec: ModelSpec) -> ModelSpec:
+    """The tensors of a kind: model and delta are of the whole network, all else of its parameters."""
+    if kind in (MODEL, DELTA):
+        return spec
+    return ModelSpec({name: tensor for name, tensor in spec.tensors.items() if tensor.role == "parameter"})
 
 
 def delta(local: Tensors, start: Tensors) -> dict[str, npt.NDArray[np.float32]]:

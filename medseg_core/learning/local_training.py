@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from medseg_core.cohort.patches import batches, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
-from medseg_core.config import Experiment, Federation, Training
+from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
 from medseg_core.learning.generator import seeded_generator
+from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.losses import build_loss
 from medseg_core.learning.weights import set_weights
 from medseg_core.seeding import derive_seed
@@ -50,13 +51,15 @@ def train_locally(
     *,
     context: RoundContext,
     start: Weights,
+    rule: LocalRule,
     memory: Weights | None = None,
     parts: int = 1,
     is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]:
     """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
 
-    `memory` is what an earlier round returned, or None for a fresh optimiser. On the CPU the result depends only on
+    `rule` is what the algorithm does besides; what it gives is in it afterwards. `memory` is what an earlier round
+    returned, or None for a fresh optimiser. On the CPU the result depends only on
     the arguments and the number of threads. A batch goes through the network in `parts`, one after the other, whose
     gradients add up: less memory, the same step but for rounding (and for the statistics of batch normalisation).
 
@@ -64,12 +67,11 @@ def train_locally(
         OutOfMemoryError: the device cannot hold one batch.
         RoundOverError: `is_over`, asked before every step, said so.
     """
-    training, federation = experiment.training, experiment.federation
+    training, federation, rates = experiment.training, experiment.federation, list[float]()
     device = next(network.parameters()).device
     set_weights(network, start)
     network.train()
-    anchor = [p.detach().clone() for p in network.parameters()]  # the global model: FedProx pulls towards it
-    proximal_weight = _proximal_weight(federation)
+    rule.begin(network)
     optimiser = _build_optimiser(network, training)
     _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
@@ -91,13 +93,13 @@ def train_locally(
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
             ready = time.perf_counter()
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
+            rates.append(learning_rate_at(progress, training))
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate_at(progress, training)
+                group["lr"] = rates[-1]
             optimiser.zero_grad(set_to_none=True)
             in_bf16 = _wants_bf16(training, device)
-            loss = _add_gradients(network, loss_of, images, labels, parts=parts, in_bf16=in_bf16)
-            if proximal_weight:
-                add_proximal_gradient(network, anchor, proximal_weight)
+            loss = _add_gradients(network, loss_of, rule, images, labels, parts=parts, in_bf16=in_bf16)
+            rule.adjust_gradients(network)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
             optimiser.step()
@@ -105,6 +107,7 @@ def train_locally(
             if device.type != "cpu":
                 loss.item()  # wait for the device, so that the clock below tells the truth
             training_s += time.perf_counter() - ready
+    rule.end(network, rates, training.momentum)
     report = TrainingReport(
         n_cases=len(cases),
         n_steps=steps,
@@ -118,18 +121,21 @@ def train_locally(
 def _add_gradients(
     network: nn.Module,
     loss_of: Callable[[Tensor, Tensor], Tensor],
+    rule: LocalRule,
     images: Tensor,
     labels: Tensor,
     *,
     parts: int,
     in_bf16: bool,
 ) -> Tensor:
-    """Gradients of a batch, which goes through the network in `parts`; returns its loss."""
+    """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds."""
     losses = []
     for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
         with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
             loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
-        loss.backward()  # type: ignore[no-untyped-call]
+            extra = rule.extra_loss(network, image)
+        whole = loss if extra is None else loss + extra * (len(image) / len(images))
+        whole.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
@@ -146,18 +152,6 @@ def learning_rate_at(progress: float, training: Training) -> float:
             return training.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
         case "constant":
             return training.learning_rate
-
-
-def add_proximal_gradient(network: nn.Module, anchor: Sequence[Tensor], weight: float) -> None:
-    """Add the gradient of `weight / 2 * |w - anchor|^2`. Source: Li et al. 2020, equation 2."""
-    for parameter, start in zip(network.parameters(), anchor, strict=True):
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter.detach() - start, alpha=weight)
-
-
-def _proximal_weight(federation: Federation) -> float:
-    """How strongly FedProx pulls; 0 for the others."""
-    return federation.proximal_weight if federation.algorithm == "fedprox" else 0.0  # mu in Li et al. 2020
 
 
 def _build_optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -7,7 +7,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-Weights = dict[str, npt.NDArray[np.float32]]
+Array = npt.NDArray[np.float32]
+Weights = dict[str, Array]
+Kinds = Mapping[
+    str, Mapping[str, npt.NDArray[np.float32]]
+]  # tensors by what they are: `delta`, `control`, ...
 
 
 def get_weights(network: nn.Module) -> Weights:
@@ -43,6 +47,20 @@ def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32
 def parameter_names(network: nn.Module) -> frozenset[str]:
     """Names in `get_weights` that are parameters; the other names are buffers."""
     return frozenset(name for name, _ in network.named_parameters())
+
+
+def join_kinds(kinds: Kinds) -> Weights:
+    """Tensors of several kinds under names of one level, `kind/name`."""
+    return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+
+def split_kinds(joined: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Weights]:
+    """What `join_kinds` joined."""
+    kinds: dict[str, Weights] = {}
+    for name, tensor in joined.items():
+        kind, _, own_name = name.partition("/")
+        kinds.setdefault(kind, {})[own_name] = tensor
+    return kinds
 
 
 def _float_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medseg_core.config import Experiment
-from medseg_core.errors import QuorumError, RequiredSiteError, RunError, UpdateError
+from medseg_core.errors import QuorumError, RequiredSiteError, RunError, TooFewSitesError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
-from medseg_core.federation.codec import decode_tensors, encode_tensors
+from medseg_core.federation.codec import decode_kinds, encode_kinds
 from medseg_core.federation.exact_sum import integer_weights
-from medseg_core.federation.update import ClientUpdate, ModelSpec, check_update, spec_of
+from medseg_core.federation.update import (
+    DELTA,
+    MODEL,
+    ClientUpdate,
+    ModelSpec,
+    check_update,
+    spec_for,
+    spec_of,
+)
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights, parameter_names
 from medseg_core.seeding import derive_seed
@@ -79,8 +87,8 @@ def train(run: Run) -> Trained:
         SiteAnswersError: sites did not describe their cases, or none evaluated the model.
     """
     described = describe(run)
-    _check_possible(run.experiment, described)
-    algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
+    algorithm, spec = build_algorithm(run.experiment), model_spec(run.experiment)
+    _check_possible(run.experiment, described, algorithm.fewest_sites)
     state, history = _restore(run, algorithm, spec)
     while state.round < run.experiment.federation.rounds:
         try:
@@ -97,7 +105,7 @@ def train(run: Run) -> Trained:
 
 def recall(run: Run) -> Trained:
     """What `train` gave when it ended, from the run's folder alone: nobody is asked."""
-    algorithm, spec = build_algorithm(run.experiment.federation), model_spec(run.experiment)
+    algorithm, spec = build_algorithm(run.experiment), model_spec(run.experiment)
     _, history = _restore(run, algorithm, spec)
     (described, *_) = run.store.events("described")
     return Trained(run.identifier, best_round(history), tuple(history), described["sites"])
@@ -156,14 +164,21 @@ def _round(
     attempt = run.next_attempt("round_started", number)
     names = choose_participants(run.experiment, tuple(described), number)
     is_scoring = bool(history) and is_due(run.experiment, history[-1])
-    accumulator = algorithm.start(state, spec)
-    answers = _ask(run, state, attempt, to_train=names, to_score=tuple(described) if is_scoring else ())
+    weights = weights_of(run.experiment, described)
+    share = sum(weights[site] for site in names) / sum(weights.values())
+    accumulator = algorithm.start(state, spec, share=share)
+    payload = encode_kinds(
+        {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
+    )
+    answers = _ask(
+        run, state, payload, attempt, to_train=names, to_score=tuple(described) if is_scoring else ()
+    )
     returned = _receive(
         run, algorithm, accumulator, number=number, answers=answers, participants=names, described=described
     )
     contributed, absent = returned.contributed, returned.absent
     try:
-        _check_participation(run.experiment, number, contributed, absent)
+        _check_participation(run.experiment, number, contributed, absent, fewest=algorithm.fewest_sites)
     except RunError as error:
         run.store.event("round_failed", round=number, attempt=attempt, **_participation(contributed, absent))
         if attempt < LAST_ATTEMPT and RefusalCode.CONFLICTING_REQUEST in absent.values():
@@ -182,9 +197,15 @@ def _round(
 
 
 def _ask(
-    run: Run, state: ServerState, attempt: int, *, to_train: tuple[str, ...], to_score: tuple[str, ...]
+    run: Run,
+    state: ServerState,
+    payload: bytes,
+    attempt: int,
+    *,
+    to_train: tuple[str, ...],
+    to_score: tuple[str, ...],
 ) -> Iterator[Answer]:
-    """Send the model of a state to sites; each that trains is told which of its updates was the last to count."""
+    """Send a payload, the model of a state, to sites; each that trains is told which of its updates counted last."""
     headers = {}
     for site in to_train:
         counted_round, counted_attempt = state.counted.get(site, (0, 0))
@@ -196,7 +217,7 @@ def _ask(
         for site in others:
             headers[site] = run.header("evaluate", site, state.round, attempt, split="validation")
     deadline_s = run.experiment.federation.deadline_s
-    return run.ask(headers, encode_tensors(state.weights), deadline_s=deadline_s)
+    return run.ask(headers, payload, deadline_s=deadline_s)
 
 
 def _receive(
@@ -212,7 +233,9 @@ def _receive(
     """Take answers as they arrive; updates are weighted by the cases that sites described."""
     returned = _Returned()
     cases = {site: described[site]["train_cases"] for site in participants}
-    weights = integer_weights(cases)
+    all_weights = weights_of(run.experiment, described)
+    weights = integer_weights({site: all_weights[site] for site in participants})
+    specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
     for answer in answers:
         site = answer.site
         if site not in weights:
@@ -220,7 +243,7 @@ def _receive(
             returned.traffic["bytes_up"] += answer.bytes_up
         else:
             try:
-                update = _update_in(answer, accumulator.spec, run.experiment, cases[site])
+                update = _update_in(answer, specs, run.experiment, cases[site])
                 algorithm.add(accumulator, update, weights[site])
             except UpdateError as error:
                 returned.absent[site] = error.reason
@@ -254,7 +277,18 @@ def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_nu
     return tuple(sorted(str(site) for site in drawn))
 
 
-def _update_in(answer: Answer, spec: ModelSpec, experiment: Experiment, expected_cases: int) -> ClientUpdate:
+def weights_of(experiment: Experiment, described: Described) -> dict[str, int]:
+    """How much each site counts, as [federation] weights says."""
+    match experiment.federation.weights:
+        case "cases":
+            return {site: counts["train_cases"] for site, counts in described.items()}
+        case "equal":
+            return dict.fromkeys(described, 1)
+
+
+def _update_in(
+    answer: Answer, specs: Mapping[str, ModelSpec], experiment: Experiment, expected_cases: int
+) -> ClientUpdate:
     """The checked update in an answer. Raises UpdateError, also for an absent site."""
     if answer.reply is None:
         raise UpdateError(answer.reason, f"site {answer.site} did not contribute")
@@ -263,9 +297,13 @@ def _update_in(answer: Answer, spec: ModelSpec, experiment: Experiment, expected
         raise UpdateError(
             "bad_count", f"site {answer.site} counts {n_cases} cases, described were {expected_cases}"
         )
-    tensors = decode_tensors(answer.reply.payload, spec)
-    check_update(tensors, spec, max_norm=experiment.federation.max_update_norm)
-    return ClientUpdate(answer.site, tensors, n_cases)
+    header, limit = answer.reply.header, experiment.federation.max_update_norm
+    kinds = decode_kinds(answer.reply.payload, specs, main=DELTA)
+    for kind, tensors in kinds.items():
+        check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
+    others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}
+    n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
+    return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others)
 
 
 def _contribution(answer: Answer) -> Record:
@@ -300,25 +338,30 @@ def _participation(contributed: Mapping[str, Record], absent: Mapping[str, str])
     }
 
 
-def _check_possible(experiment: Experiment, described: Collection[str]) -> None:
-    """Required sites are there, and a round asks enough sites for the quorum. Raises QuorumError, RequiredSiteError."""
+def _check_possible(experiment: Experiment, described: Collection[str], fewest: int) -> None:
+    """Required sites are there, and a round asks enough sites for the quorum and for the algorithm's rule.
+
+    Raises QuorumError, RequiredSiteError.
+    """
     federation, n_sites = experiment.federation, len(described)
     if unknown := [f"{s} (not enrolled)" for s in federation.required_sites if s not in described]:
         raise RequiredSiteError(1, unknown)
     n_asked = min(federation.participants or n_sites, n_sites)
     if (quorum := federation.quorum or n_asked) > n_asked:
         raise QuorumError(1, 0, quorum, [f"all, for only {n_asked} sites are asked in a round"])
+    if fewest > n_asked:
+        raise TooFewSitesError(federation.algorithm, fewest, n_asked)
 
 
 def _check_participation(
-    experiment: Experiment, number: int, contributed: Record, absent: Mapping[str, str]
+    experiment: Experiment, number: int, contributed: Record, absent: Mapping[str, str], *, fewest: int
 ) -> None:
-    """Quorum and required sites hold, or an error names who is missing and why."""
+    """Quorum, the algorithm's rule and required sites hold, or an error names who is missing and why."""
     federation = experiment.federation
     missing = [f"{site} ({absent[site]})" for site in federation.required_sites if site in absent]
     if missing:
         raise RequiredSiteError(number, missing)
-    quorum = federation.quorum or len(contributed) + len(absent)
+    quorum = max(federation.quorum or len(contributed) + len(absent), fewest)
     if len(contributed) < quorum or not contributed:
         raise QuorumError(
             number, len(contributed), quorum, [f"{s} ({why})" for s, why in sorted(absent.items())]

@@ -1,19 +1,34 @@
 """The contract of an aggregation algorithm: `init`, then each round `start`, `add` each update, `finish`.
 
-The server state is immutable; a round turns one into the next. One update is in memory at a time.
+The server state is immutable; a round turns one into the next. One update is in memory at a time: rules that need all
+of a round at once say so by `CollectingAlgorithm`, and have them on disk.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg_core.federation.exact_sum import ExactSum
-from medseg_core.federation.update import ClientUpdate, ModelSpec, Role, Tensors, refused
+from medseg_core.federation.update import (
+    DELTA,
+    ClientUpdate,
+    ModelSpec,
+    Role,
+    Tensors,
+    check_update,
+    refused,
+    spec_for,
+)
+from medseg_core.learning.local_rule import LocalRule
+from medseg_core.learning.weights import Kinds
 
-Upload = Literal["delta"]  # kinds of tensors that a site may be asked for
+Upload = Literal["delta", "control"]  # kinds of tensors that a site may be asked for
+Array = npt.NDArray[np.float32]
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,57 +47,153 @@ class ServerState:
 
 @dataclass
 class Accumulator:
-    """A round in progress: the sum so far and whose updates are in it."""
+    """A round in progress: the sums so far, by kind of upload, and whose updates are in them.
+
+    `share` of all sites' weight belongs to those that were asked in this round. `sites` are those added, with their
+    weights; `figures` what the algorithm noted of each, added up in the order of names.
+    """
 
     spec: ModelSpec
-    sum: ExactSum
-    sites: set[str]
+    sums: dict[str, ExactSum]
+    share: float = 1.0
+    sites: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def weighted_mean(self, place: int) -> float:
+        """Over the sites, of one of the figures noted of each; independent of the order of arrival."""
+        total = sum(self.sites.values())
+        return math.fsum(self.sites[site] * figures[place] for site, figures in self.figures.items()) / total
 
 
-@runtime_checkable
-class Algorithm(Protocol):
-    """How client updates change the global model."""
+@dataclass(frozen=True)
+class Means:
+    """What the sites' updates come to: the parameters' mean update, means of further kinds, whose they are."""
+
+    updates: Tensors
+    others: Mapping[str, Tensors]
+    accumulator: Accumulator
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """FedAvg's skeleton: sum updates by weight, let the server take a step with their mean.
+
+    An algorithm overrides what it does otherwise: `weighed`, the update as it enters the sum; `step`, what the server
+    does with the mean; `local_rule`, what sites do besides. Buffers are averaged and never pass the server's optimiser.
+    """
 
     @property
-    def uploads(self) -> frozenset[Upload]:
+    def uploads(self) -> tuple[Upload, ...]:
         """The tensors that may leave a site under this algorithm, and no others."""
-        ...
+        return ("delta",)
+
+    @property
+    def fewest_sites(self) -> int:
+        """Updates without which a round says nothing that the rule could stand for."""
+        return 1
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a site keeps something from its last counted round besides its optimiser's memory."""
+        return False
+
+    @property
+    def downloads(self) -> tuple[str, ...]:
+        """Kinds of the server's memory that go to the sites beside the model, to train with."""
+        return ()
+
+    def local_rule(self, received: Kinds, memory: Kinds) -> LocalRule:
+        """What a site does besides plain training: with what came, and what it kept from its last counted round."""
+        return LocalRule()
 
     def init(self, weights: Tensors, spec: ModelSpec) -> ServerState:
         """The state of round 0. Raises UpdateError where weights and specification differ."""
-        ...
+        check_update(weights, spec, max_norm=None)
+        return ServerState(frozen({name: array.copy() for name, array in weights.items()}))
 
-    def start(self, state: ServerState, spec: ModelSpec) -> Accumulator:
+    def start(self, state: ServerState, spec: ModelSpec, *, share: float = 1.0) -> Accumulator:
         """An empty accumulator for the round after `state`."""
-        ...
+        assert state.weights.keys() == spec.tensors.keys()
+        return Accumulator(spec, {kind: ExactSum(spec_for(kind, spec)) for kind in self.uploads}, share)
 
     def add(self, accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
         """Add one checked update. Raises UpdateError and leaves the accumulator as it was."""
-        ...
+        refuse_repeated(accumulator, update)
+        tensors, figures = self.weighed(update, accumulator.spec)
+        for kind, total in accumulator.sums.items():
+            total.require_room(tensors[kind], weight)
+        for kind, total in accumulator.sums.items():
+            total.add(tensors[kind], weight)
+        note_site(accumulator, update.site, weight, figures)
 
     def finish(
         self, accumulator: Accumulator, state: ServerState, *, counted: Mapping[str, tuple[int, int]]
-    ) -> tuple[ServerState, dict[str, float]]:
+    ) -> tuple[ServerState, Figures]:
         """The next state, and figures for the record. `counted`: (round, attempt) of each added site."""
-        ...
+        assert counted.keys() == accumulator.sites.keys()
+        means = {kind: total.mean() for kind, total in accumulator.sums.items()}
+        return self.moved(means, accumulator, state, counted=counted)
+
+    def weighed(
+        self,
+        update: ClientUpdate,
+        spec: ModelSpec,
+    ) -> tuple[Mapping[str, Tensors], tuple[float, ...]]:
+        """An update's tensors as they enter the sums, by kind, and figures to note of it. Raises UpdateError."""
+        return {DELTA: update.delta, **update.others}, ()
+
+    def step(self, means: Means, state: ServerState) -> tuple[dict[str, Array], dict[str, Tensors]]:
+        """By how much each parameter moves, given the mean of its updates; and the memory for the next round."""
+        raise NotImplementedError
+
+    def moved(
+        self,
+        means: Mapping[str, Tensors],
+        accumulator: Accumulator,
+        state: ServerState,
+        *,
+        counted: Mapping[str, tuple[int, int]],
+    ) -> tuple[ServerState, Figures]:
+        """The state after the server's step; `mean_update_norm` and `step_norm` are L2 norms over the parameters."""
+        mean = means[DELTA]
+        updates = of_role(mean, accumulator.spec, "parameter")
+        steps, memory = self.step(Means(updates, means, accumulator), state)
+        weights = {name: state.weights[name] + steps.get(name, mean[name]) for name in state.weights}
+        new_state = ServerState(
+            weights=frozen(weights),
+            memory={kind: frozen(tensors) for kind, tensors in memory.items()},
+            round=state.round + 1,
+            counted={**state.counted, **counted},
+        )
+        return new_state, {"mean_update_norm": norm_of(updates), "step_norm": norm_of(steps)}
 
 
-def start_sum(spec: ModelSpec) -> Accumulator:
-    """An accumulator for algorithms that need the weighted mean alone."""
-    return Accumulator(spec, ExactSum(spec), set())
-
-
-def add_to_sum(accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
-    """Add an update to the weighted mean, each site once. Raises UpdateError."""
+def refuse_repeated(accumulator: Accumulator, update: ClientUpdate) -> None:
+    """Each site counts once a round. Raises UpdateError."""
     if update.site in accumulator.sites:
         raise refused("repeated_site", f"site {update.site} is already in this round")
-    accumulator.sum.add(update.delta, weight)
-    accumulator.sites.add(update.site)
 
 
-def of_role(tensors: Tensors, spec: ModelSpec, role: Role) -> dict[str, npt.NDArray[np.float32]]:
+def note_site(accumulator: Accumulator, site: str, weight: int, figures: tuple[float, ...] = ()) -> None:
+    """A site's update is in: its weight, and what is noted of it."""
+    accumulator.sites[site] = weight
+    accumulator.figures[site] = figures
+
+
+def of_role(tensors: Tensors, spec: ModelSpec, role: Role) -> dict[str, Array]:
     """The tensors that are parameters, or those that are buffers."""
     return {name: tensor for name, tensor in tensors.items() if spec.tensors[name].role == role}
+
+
+def times_parameters(factor: float, tensors: Tensors, spec: ModelSpec) -> dict[str, Array]:
+    """The tensors with the parameters among them scaled."""
+    scaled = {name: np.float32(factor) * t for name, t in of_role(tensors, spec, "parameter").items()}
+    return {**tensors, **scaled}
+
+
+def zeros(spec: ModelSpec) -> dict[str, Array]:
+    """A zero for each parameter."""
+    return {name: np.zeros(t.shape, np.float32) for name, t in spec.tensors.items() if t.role == "parameter"}
 
 
 def frozen(tensors: Tensors) -> Tensors:
@@ -90,3 +201,8 @@ def frozen(tensors: Tensors) -> Tensors:
     for tensor in tensors.values():
         tensor.flags.writeable = False
     return dict(sorted(tensors.items()))
+
+
+def norm_of(tensors: Tensors) -> float:
+    """L2 norm over all tensors."""
+    return math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in tensors.values()))

@@ -195,7 +195,9 @@ def test_stored_memory_is_that_of_the_optimiser(
     trainer.handle(train_request(experiment, 2, counted=(1, 1)))
     memory = load((tmp_path / "run" / "train_000002_1" / "memory.safetensors").read_bytes())
     names = constant_update(experiment, 0.0)(opened(train_request(experiment, 1)))
-    assert memory.keys() == {f"{n}/{slot}" for n in names for slot in ("step", "exp_avg", "exp_avg_sq")}
+    assert memory.keys() == {
+        f"optimiser/{n}/{slot}" for n in names for slot in ("step", "exp_avg", "exp_avg_sq")
+    }
     assert {float(value) for key, value in memory.items() if key.endswith("/step")} == {
         2.0
     }  # one step a round

@@ -11,11 +11,12 @@ from torch import nn
 
 from medseg_core.config import Experiment
 from medseg_core.errors import OutOfMemoryError
+from medseg_core.federation.algorithms import build_algorithm
+from medseg_core.federation.algorithms.fedprox import Proximal
 from medseg_core.learning import local_training
 from medseg_core.learning.local_training import (
     RoundContext,
     TrainingReport,
-    add_proximal_gradient,
     learning_rate_at,
     train_locally,
 )
@@ -43,6 +44,7 @@ def run_round(
         experiment,
         context=RoundContext(site, number),
         start=initial_weights(experiment) if start is None else start,
+        rule=build_algorithm(experiment).local_rule({}, {}),
         memory=memory,
         parts=parts,
     )
@@ -172,11 +174,13 @@ def test_a_proximal_weight_in_fedavg_does_nothing() -> None:
 
 
 def test_the_proximal_gradient_by_hand() -> None:
-    layer = nn.Linear(2, 1, bias=False)
+    layer, rule = nn.Linear(2, 1, bias=False), Proximal(0.25)
+    nn.init.ones_(layer.weight)
+    rule.begin(layer)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, -1.0]]))
     layer.weight.grad = torch.tensor([[0.5, 0.5]])
-    add_proximal_gradient(layer, [torch.tensor([[1.0, 1.0]])], 0.25)
+    rule.adjust_gradients(layer)
     assert layer.weight.grad.tolist() == [[0.5 + 0.25 * 2, 0.5 - 0.25 * 2]]
 
 

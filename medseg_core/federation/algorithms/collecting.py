@@ -1,0 +1,134 @@
+"""For rules that need all updates of a round at once: they wait on disk, and are read a block of numbers at a time."""
+
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg_core.federation.algorithms.base import (
+    Accumulator,
+    Array,
+    Figures,
+    ServerState,
+    note_site,
+    refuse_repeated,
+)
+from medseg_core.federation.algorithms.fedavg import FedAvg
+from medseg_core.federation.update import ClientUpdate, ModelSpec, check_names_and_shapes
+
+BLOCK = 1 << 18  # numbers of each site in memory at a time: 16 sites are 16 MiB
+Rows = npt.NDArray[np.float32]  # (sites, numbers), sites in the order of their names
+
+
+@dataclass
+class Collection(Accumulator):
+    """The updates so far, each a file of float32: parameters first, then buffers."""
+
+    folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors, in the order of the file."""
+        by_role = sorted(self.spec.tensors.items(), key=lambda item: (item[1].role != "parameter", item[0]))
+        return tuple(name for name, _ in by_role)
+
+    def write(self, site: str, delta: Mapping[str, Array]) -> None:
+        """Put an update aside."""
+        with self._file(site).open("wb") as file:
+            for name in self.names:
+                file.write(np.ascontiguousarray(delta[name], "<f4").tobytes())
+
+    def blocks(self) -> Iterator[tuple[int, Rows]]:
+        """All updates, a block of numbers after the other, each with the place of its first number."""
+        rows = [np.memmap(self._file(site), "<f4", "r") for site in sorted(self.sites)]
+        for at in range(0, len(rows[0]), BLOCK):
+            yield at, np.stack([row[at : at + BLOCK] for row in rows])
+
+    def combine(self, rule: Callable[[Rows], npt.NDArray[np.floating]]) -> dict[str, Array]:
+        """The tensors whose numbers are the rule of all sites' numbers: (sites, numbers) -> (numbers,)."""
+        flat = np.empty(self.spec.n_bytes // 4, np.float32)
+        for at, rows in self.blocks():
+            flat[at : at + rows.shape[1]] = rule(rows)
+        tensors, at = {}, 0
+        for name in self.names:
+            shape = self.spec.tensors[name].shape
+            size = int(np.prod(shape))
+            tensors[name] = flat[at : at + size].reshape(shape).copy()
+            at += size
+        return tensors
+
+    def mean(self, weights: npt.ArrayLike) -> dict[str, Array]:
+        """The mean of the updates with these weights, one a site in the order of names; summed in float64."""
+        shares = np.asarray(weights, np.float64)
+        shares = shares / shares.sum()
+        return self.combine(lambda rows: weighted(shares, rows))
+
+    def products(self) -> npt.NDArray[np.float64]:
+        """Scalar products of the sites' parameters with each other, (sites, sites)."""
+        n_parameters, n_sites = self.spec.n_parameters, len(self.sites)
+        products = np.zeros((n_sites, n_sites))
+        for at, rows in self.blocks():
+            parameters = rows[:, : max(0, n_parameters - at)].astype(np.float64)
+            products += np.einsum("in,jn->ij", parameters, parameters)
+        return products
+
+    @property
+    def case_weights(self) -> npt.NDArray[np.float64]:
+        """The sites' weights, in the order of names."""
+        return np.array([self.sites[site] for site in sorted(self.sites)], np.float64)
+
+    def _file(self, site: str) -> Path:
+        return Path(self.folder.name) / f"{site}.f32"
+
+
+@dataclass(frozen=True)
+class CollectingAlgorithm(FedAvg):
+    """FedAvg with another rule in the mean's place."""
+
+    def start(self, state: ServerState, spec: ModelSpec, *, share: float = 1.0) -> Collection:
+        """No update yet."""
+        assert state.weights.keys() == spec.tensors.keys()
+        return Collection(spec, {}, share)
+
+    def add(self, accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
+        """Put one checked update aside. Raises UpdateError and leaves the accumulator as it was."""
+        assert isinstance(accumulator, Collection)
+        refuse_repeated(accumulator, update)
+        check_names_and_shapes(update.delta, accumulator.spec)
+        accumulator.write(update.site, update.delta)
+        note_site(accumulator, update.site, weight)
+
+    def finish(
+        self, accumulator: Accumulator, state: ServerState, *, counted: Mapping[str, tuple[int, int]]
+    ) -> tuple[ServerState, Figures]:
+        """The next state; `weight_SITE` is what the rule made of each site, where it weighs whole sites."""
+        assert isinstance(accumulator, Collection)
+        assert counted.keys() == accumulator.sites.keys()
+        with accumulator.folder:
+            combined, weights = self.combined(accumulator)
+        new_state, figures = self.moved({"delta": combined}, accumulator, state, counted=counted)
+        return new_state, figures | {f"weight_{site}": weight for site, weight in weights.items()}
+
+    @abstractmethod
+    def combined(self, collection: Collection) -> tuple[dict[str, Array], Mapping[str, float]]:
+        """The rule's update, and the share that each site has in it; no share where numbers are chosen one by one."""
+
+
+def weighted(shares: npt.NDArray[np.float64], rows: Rows) -> npt.NDArray[np.float64]:
+    """The sum of the rows times their shares. Not by BLAS: its sums depend on the number of cores."""
+    return np.asarray(np.einsum("i,in->n", shares, rows.astype(np.float64)))
+
+
+def by_site(collection: Collection, weights: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Weights in the order of names, as shares by name."""
+    return dict(zip(sorted(collection.sites), (weights / weights.sum()).tolist(), strict=True))
+
+
+def squared_distances(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Between the sites' parameters, from their scalar products."""
+    squares = np.diag(products)
+    return np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
