@@ -98,6 +98,7 @@ AlgorithmName = Literal[
     "feddyn",
     "moon",
     "qfedavg",
+    "cyclic",
     "median",
     "trimmed_mean",
     "krum",
@@ -214,7 +215,7 @@ class Federation(Section):
     optimiser_memory: bool = False  # keep each site's optimiser state between rounds
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # Hsu et al. 2019
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
-    weights: Literal["cases", "equal"] = "cases"  # McMahan et al. 2017
+    weights: Literal["cases", "voxels", "equal", "validation_gain"] = "cases"  # McMahan et al. 2017
     max_update_norm: Annotated[float, Field(gt=0)] | None = (
         None  # L2 over all tensors; None: finite is enough
     )

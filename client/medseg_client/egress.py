@@ -22,7 +22,7 @@ from medseg_core.federation.codec import encode_kinds
 from medseg_core.federation.update import DELTA, ModelSpec, check_update, spec_for
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
-from medseg_core.wire.header import SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
+from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
 from medseg_core.wire.site_facts import FACT_NAMES
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
@@ -31,7 +31,7 @@ _COUNTED = {
     f"{purpose}_{what}" for purpose in ("train", "validation", "test") for what in ("cases", "patients")
 }
 _COUNTS = {
-    "describe": _COUNTED,
+    "describe": {*_COUNTED, "train_voxels"},
     "train": {"cases", "steps", SCORED_CASES},
     "evaluate": {"cases"},
     "publish": {"files", "bytes"},
@@ -122,7 +122,7 @@ class EgressGuard:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
         `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
-        `scalars` may hold the score of the model that came, which rests on `scored_patients`.
+        `scalars` may hold scores, which rest on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
         norm = before = check_update(update, spec, max_norm=None)
@@ -135,12 +135,12 @@ class EgressGuard:
             update = _scaled(update, limit / norm)
             norm = check_update(update, spec, max_norm=limit)
         self.require_allowed(question, n_patients)
-        if SCORE in scalars:
+        if scalars.keys() & {SCORE, GAIN}:
             self.require_score_allowed(question, scored_patients)
         told = {**scalars, "update_norm": norm}
-        _require_declared(told, _TRAINING | ({SCORE} if question.header.split else set()))
+        _require_declared(told, _TRAINING | {GAIN} | ({SCORE} if question.header.split else set()))
         if self.policy and "training" not in self.policy.statistics:
-            told = {name: figure for name, figure in told.items() if name == SCORE}
+            told = {name: figure for name, figure in told.items() if name in (SCORE, GAIN)}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
         return self._release(
             question, header, encode_kinds({DELTA: update, **others}, main=DELTA), norm, before

@@ -48,13 +48,18 @@ def split_site(
     )
 
 
-def case_counts(data: SiteData) -> dict[str, int]:
-    """Cases and patients by purpose: `train_cases`, `train_patients`, and so on."""
+def case_counts(data: SiteData, experiment: Experiment) -> dict[str, int]:
+    """Cases and patients by purpose: `train_cases`, `train_patients`, and so on.
+
+    And `train_voxels`, those of the prepared images, where sites are weighed by them.
+    """
     counts = {}
     for purpose in ("train", "validation", "test"):
         cases = getattr(data, purpose)
         counts[f"{purpose}_cases"] = len(cases)
         counts[f"{purpose}_patients"] = count_patients(cases)
+    if experiment.federation.weights == "voxels":
+        counts["train_voxels"] = sum(case.label.size for case in data.train)
     return counts
 
 

@@ -41,7 +41,7 @@ from medseg_core.learning.signed_model import check_files, unpack_model
 from medseg_core.learning.weights import Weights, get_weights, parameter_names, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
-from medseg_core.wire.header import SCORE, SCORED_CASES, Header
+from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES, Header
 
 MAX_REQUEST_BYTES = 2**31  # half a billion float32 parameters
 Trained = tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]
@@ -199,7 +199,7 @@ class Trainer:
     def _describe(self, question: Question, experiment: Experiment) -> bytes:
         """How many cases and patients this site has, by purpose; and what it tells of itself, if it has a policy."""
         data = self._data_of(experiment)
-        counts = case_counts(data)
+        counts = case_counts(data, experiment)
         reply = self._guard.release_figures(
             question,
             counts=counts,
@@ -226,7 +226,7 @@ class Trainer:
             main=MODEL,
         )
         start = dict(received[MODEL])
-        score = self._score_before_training(question, experiment, data, start)
+        before = self._score_before_training(question, experiment, data, start)
         rule = algorithm.local_rule(received, memory)
         report, optimiser = self._within_memory(
             experiment,
@@ -242,15 +242,16 @@ class Trainer:
                 is_over=is_over,
             ),
         )
+        scores = self._scores_told(question, experiment, data, before)
         try:
             reply = self._guard.release_update(
                 question,
                 delta(get_weights(network), start),
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps}
-                | ({SCORED_CASES: len(data.validation)} if score else {}),
+                | ({SCORED_CASES: len(data.validation)} if SCORE in scores else {}),
                 scalars={"loss": report.loss, "training_s": report.training_s, "waiting_s": report.waiting_s}
-                | score,
+                | scores,
                 n_patients=n_patients,
                 scored_patients=count_patients(data.validation),
                 others=rule.uploads,
@@ -264,18 +265,31 @@ class Trainer:
 
     def _score_before_training(
         self, question: Question, experiment: Experiment, data: SiteData, weights: Weights
-    ) -> dict[str, float | None]:
-        """Validation Dice of the model sent; nothing where it is not asked for, or this site keeps it."""
-        if question.header.split is None:
-            return {}
+    ) -> tuple[float | None] | None:
+        """Validation Dice of the model sent; None where it is not asked for, or this site keeps it."""
+        if question.header.split is None and experiment.federation.weights != "validation_gain":
+            return None
         try:
             self._guard.require_score_allowed(question, count_patients(data.validation))
         except (PolicyError, WireError) as error:
             log.warning("no score leaves with the update: %s", error)
-            return {}
+            return None
         network, _ = self._network(experiment)
         set_weights(network, weights)
-        return {SCORE: validation_dice(network, data.validation, experiment)}
+        return (validation_dice(network, data.validation, experiment),)
+
+    def _scores_told(
+        self, question: Question, experiment: Experiment, data: SiteData, before: tuple[float | None] | None
+    ) -> dict[str, float | None]:
+        """The scores that go with an update: of the model that came, and the gain over it of the one just trained."""
+        if before is None:
+            return {}
+        (dice,) = before
+        scores = {SCORE: dice} if question.header.split else {}
+        if experiment.federation.weights == "validation_gain":
+            after = validation_dice(self._network(experiment)[0], data.validation, experiment)
+            scores[GAIN] = None if dice is None or after is None else after - dice
+        return scores
 
     def _within_memory(self, experiment: Experiment, train: Callable[..., Trained]) -> Trained:
         """Train; where the device cannot hold a batch, once more with batches in two parts, and so from then on."""

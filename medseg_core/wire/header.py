@@ -34,6 +34,9 @@ def _spoken(version: int) -> int:
 
 SCORE = "validation_dice"  # in a train reply: of the model that the request brought
 SCORED_CASES = "validation_cases"  # beside it
+GAIN = (
+    "validation_gain"  # in a train reply: how much higher the site's own model scores than the one that came
+)
 _SPLITS: dict[Kind, tuple[Split | None, ...]] = {
     "describe": (None,),
     "train": (None, "validation"),

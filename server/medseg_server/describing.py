@@ -25,13 +25,14 @@ def describe(run: Run) -> dict[str, Counts]:
     headers = {site: run.header("describe", site, 0, attempt) for site in before or run.sites()}
     counts, absent, facts = dict(before), {}, {}
     payload = experiment_toml(run.experiment).encode()  # a site may have agreed to its task beforehand
+    needed = COUNTED | ({"train_voxels"} if run.experiment.federation.weights == "voxels" else set())
     deadline_s = run.experiment.federation.deadline_s
     for answer in run.ask(headers, payload, deadline_s=deadline_s):
         site = answer.site
         if answer.reply is None:
             if site not in before:
                 absent[site] = answer.reason
-        elif fault := _fault(answer.reply.header.counts, before.get(site)):
+        elif fault := _fault(answer.reply.header.counts, before.get(site), needed):
             absent[site] = fault
         else:
             counts[site] = answer.reply.header.counts
@@ -53,9 +54,9 @@ def _described_before(run: Run) -> dict[str, Counts]:
     return dict(events[0]["sites"]) if events else {}
 
 
-def _fault(counts: Counts, before: Counts | None) -> str:
+def _fault(counts: Counts, before: Counts | None, needed: set[str]) -> str:
     """What is wrong with a site's counts; empty where nothing is."""
-    if counts.get("train_cases", 0) < 1 or COUNTED - counts.keys():
+    if needed - counts.keys() or min(counts[name] for name in needed if name.startswith("train_")) < 1:
         return "bad_count"
     if before is not None and counts != before:
         return "its cases changed since the run began"

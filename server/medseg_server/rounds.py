@@ -28,7 +28,7 @@ from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights, parameter_names
 from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import SCORE, SCORED_CASES
+from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES
 from medseg_server.describing import describe
 from medseg_server.evaluating import (
     Described,
@@ -235,6 +235,7 @@ def _receive(
     cases = {site: described[site]["train_cases"] for site in participants}
     all_weights = weights_of(run.experiment, described)
     weights = integer_weights({site: all_weights[site] for site in participants})
+    by_gain = run.experiment.federation.weights == "validation_gain"
     specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
     for answer in answers:
         site = answer.site
@@ -244,7 +245,8 @@ def _receive(
         else:
             try:
                 update = _update_in(answer, specs, run.experiment, cases[site])
-                algorithm.add(accumulator, update, weights[site])
+                weight = _weight_by_gain(answer) if by_gain else weights[site]
+                algorithm.add(accumulator, update, weight)
             except UpdateError as error:
                 returned.absent[site] = error.reason
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
@@ -268,7 +270,9 @@ def _score_in(answer: Answer, n_cases: int) -> Told:
 
 
 def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[str, ...]:
-    """The sites of a round: all, or [federation] participants of them drawn by seed and round."""
+    """The sites of a round: all, or [federation] participants of them drawn by seed and round; cyclic: one in turn."""
+    if experiment.federation.algorithm == "cyclic":
+        return (sorted(sites)[(round_number - 1) % len(sites)],)
     wanted = experiment.federation.participants
     if wanted is None or wanted >= len(sites):
         return tuple(sorted(sites))
@@ -282,8 +286,22 @@ def weights_of(experiment: Experiment, described: Described) -> dict[str, int]:
     match experiment.federation.weights:
         case "cases":
             return {site: counts["train_cases"] for site, counts in described.items()}
-        case "equal":
+        case "voxels":
+            return {site: counts["train_voxels"] for site, counts in described.items()}
+        case "equal" | "validation_gain":  # a gain is known with the update
             return dict.fromkeys(described, 1)
+
+
+def _weight_by_gain(answer: Answer) -> int:
+    """In thousandths of Dice by which a site's training helps on its validation cases, at least 1.
+
+    Raises UpdateError where a site does not tell it.
+    """
+    assert answer.reply is not None
+    gain = answer.reply.header.scalars.get(GAIN)
+    if gain is None or not -1 <= gain <= 1:
+        raise UpdateError("missing_figure", f"site {answer.site} tells no gain on validation to weigh it by")
+    return max(1, round(1000 * gain))
 
 
 def _update_in(
@@ -343,10 +361,10 @@ def _check_possible(experiment: Experiment, described: Collection[str], fewest: 
 
     Raises QuorumError, RequiredSiteError.
     """
-    federation, n_sites = experiment.federation, len(described)
+    federation = experiment.federation
     if unknown := [f"{s} (not enrolled)" for s in federation.required_sites if s not in described]:
         raise RequiredSiteError(1, unknown)
-    n_asked = min(federation.participants or n_sites, n_sites)
+    n_asked = len(choose_participants(experiment, tuple(described), 1))
     if (quorum := federation.quorum or n_asked) > n_asked:
         raise QuorumError(1, 0, quorum, [f"all, for only {n_asked} sites are asked in a round"])
     if fewest > n_asked:

@@ -34,6 +34,8 @@ def build_algorithm(experiment: Experiment) -> Algorithm:
             return FedProx(momentum, rate, federation.proximal_weight)
         case "fedavgm":
             return FedAvg(momentum or USUAL_MOMENTUM, rate)
+        case "cyclic":
+            return FedAvg()  # of the one site whose turn it is
         case "fedadagrad":
             return FedAdagrad(adaptive.learning_rate, 0.0, 0.0, adaptive.epsilon)
         case "fedadam":
