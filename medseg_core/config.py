@@ -104,6 +104,7 @@ AlgorithmName = Literal[
     "multi_krum",
     "geometric_median",
     "norm_bounding",
+    "fltrust",
 ]
 # whose rules count on w -= rate * gradient
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
@@ -234,7 +235,7 @@ class Evaluation(Section):
     surface_tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     bootstrap_samples: PositiveInt = 2000
     server_data: str | None = (
-        None  # folder or manifest of the coordinator's own cases; scored, never trained on
+        None  # folder or manifest of the coordinator's own cases; scored, and trained on by fltrust alone
     )
 
 
@@ -296,6 +297,11 @@ class Experiment(Section):
             raise ValueError(
                 f'[federation] algorithm = "{algorithm}" counts on steps of rate * gradient, which adamw does not '
                 'take: it needs [training] optimiser = "sgd", with a learning_rate for it'
+            )
+        if algorithm == "fltrust" and self.evaluation.server_data is None:
+            raise ValueError(
+                '[federation] algorithm = "fltrust" compares sites with an update that the server trains itself: it '
+                "needs labelled cases of the coordinator in [evaluation] server_data"
             )
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')

@@ -167,6 +167,9 @@ def _round(
     weights = weights_of(run.experiment, described)
     share = sum(weights[site] for site in names) / sum(weights.values())
     accumulator = algorithm.start(state, spec, share=share)
+    if algorithm.wants_reference:
+        assert run.own_data is not None, "an experiment without server_data is refused"
+        accumulator.reference = run.own_data.update(dict(state.weights), number)
     payload = encode_kinds(
         {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
     )
