@@ -85,6 +85,7 @@ class Trainer:
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
+        self.learn: Callable[..., Trained] = train_locally
 
     def handle(
         self, request_bytes: bytes | bytearray, *, is_over: Callable[[], bool] = lambda: False
@@ -231,7 +232,7 @@ class Trainer:
         report, optimiser = self._within_memory(
             experiment,
             partial(
-                train_locally,
+                self.learn,
                 network,
                 cases,
                 experiment,

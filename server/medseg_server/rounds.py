@@ -11,7 +11,7 @@ import numpy as np
 from medseg_core.config import Experiment
 from medseg_core.errors import QuorumError, RequiredSiteError, RunError, TooFewSitesError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState
+from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
 from medseg_core.federation.codec import decode_kinds, encode_kinds
 from medseg_core.federation.exact_sum import integer_weights
@@ -252,7 +252,7 @@ def _receive(
                 returned.absent[site] = error.reason
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
-                returned.contributed[site] = _contribution(answer)
+                returned.contributed[site] = _contribution(answer, norm_of(update.delta))
         n_scored = described[site]["validation_cases"]
         returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
     return returned
@@ -309,8 +309,8 @@ def _update_in(
     return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others)
 
 
-def _contribution(answer: Answer) -> Record:
-    """What the record of a round says about a site that contributed."""
+def _contribution(answer: Answer, update_norm: float) -> Record:
+    """What the record of a round says about a site that contributed; the norm is of the update that came."""
     assert answer.reply is not None
     header = answer.reply.header
     ledger = (
@@ -324,7 +324,7 @@ def _contribution(answer: Answer) -> Record:
         "seconds": round(answer.seconds, 3),
         "bytes_up": answer.bytes_up,
         "bytes_down": answer.bytes_down,
-        "update_norm": header.scalars.get("update_norm"),
+        "update_norm": update_norm,
         **ledger,
     }
 
