@@ -28,7 +28,7 @@ class ConductLine:
     site: str
     made_to: str
     suspicion: str
-    rounds: tuple[str, ...]  # of the suspicion; with folds `fold/round`
+    rounds: list[str]  # of the suspicion; with folds `fold/round`
 
 
 def build_conduct(summary: Summary) -> list[ConductLine]:
@@ -43,6 +43,6 @@ def build_conduct(summary: Summary) -> list[ConductLine]:
     faults = summary.faults
     made_to = dict.fromkeys(faults.sites, MADE_TO[faults.kind]) if faults else {}
     return [
-        ConductLine(site, made_to.get(site, ""), reasons.get(site, ""), tuple(rounds.get(site, ())))
+        ConductLine(site, made_to.get(site, ""), reasons.get(site, ""), rounds.get(site, []))
         for site in sorted({*made_to, *reasons})
     ]
