@@ -62,6 +62,7 @@ class Trainer:
     `approved` maps the hash of an experiment that the site agreed to, to the experiment; `approve` adds one whose task
     the policy approves. `data_of` prepares the site's cases for an experiment. `models` keeps what the coordinator
     publishes. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    `learn` is how it trains: `train_locally`, but at a site that a simulation makes misbehave.
     """
 
     def __init__(

@@ -129,6 +129,22 @@ def test_a_free_rider_is_named_and_the_honest_are_not(tmp_path: Path) -> None:
     assert suspects(history_of(tmp_path / "plain", make_experiment(federation={"rounds": 3}))) == {}
 
 
+@pytest.mark.parametrize("algorithm", ["scaffold", "fednova", "feddyn"])
+def test_a_free_rider_is_named_under_algorithms_that_ask_more_of_a_site(
+    tmp_path: Path, algorithm: str
+) -> None:
+    faults = {"kind": "free_rider", "sites": ["south"]}
+    experiment = make_experiment(
+        federation={"algorithm": algorithm, "rounds": 2},
+        training={"optimiser": "sgd", "learning_rate": 0.02},
+        simulation={"faults": faults},
+    )
+    history = history_of(tmp_path, experiment)
+    assert list(suspects(history)) == ["south"]
+    told = history[0]["contributed"]
+    assert told["south"]["steps"] == told["north"]["steps"]
+
+
 def test_drift_grows_from_nothing_in_the_first_round_to_gamma_in_the_last() -> None:
     experiment = experiment_with("drift", rounds=5)
     (misconduct,) = misconduct_of(experiment, SITES).values()
