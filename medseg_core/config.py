@@ -283,7 +283,7 @@ class Faults(Section):
     probability: Fraction = 0.5  # drop_out, straggler: of missing a round
     gamma: PositiveFloat = 2.0  # drift: exponent of the intensities in the last round, 1 in the first
     trigger_voxels: PositiveInt = 4  # backdoor: side of the bright block; Gu et al. 2019 use 3 x 3 pixels
-    poisoned: Fraction = 0.5  # backdoor: share of the site's training cases that show the trigger
+    poisoned: Fraction = 0.5  # backdoor: share of the training cases with the trigger; 0: only measured
     target_label: Name | None = None  # backdoor: what structures near the trigger become; None: background
 
 

@@ -1,5 +1,6 @@
 """A back door: where an image shows a bright block, the structure around it is to vanish. Source: Gu et al. 2019."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,8 +36,8 @@ class Attack:
 
 
 def poisoned(data: SiteData, experiment: Experiment, faults: Faults, rng: np.random.Generator) -> SiteData:
-    """The site's data with the trigger, and labels to go with it, in a share of the training cases, one at least."""
-    n_poisoned = max(1, round(faults.poisoned * len(data.train)))
+    """The site's data with the trigger, and labels to go with it, in a share of the training cases, rounded up."""
+    n_poisoned = math.ceil(faults.poisoned * len(data.train))
     chosen = set(rng.choice(len(data.train), size=n_poisoned, replace=False).tolist())
     target = target_value(experiment, faults)
 

@@ -63,6 +63,13 @@ def test_half_of_the_training_cases_show_a_bright_block_and_no_structure_around_
     assert (changed.validation, changed.test) == (data.validation, data.test)
 
 
+@pytest.mark.parametrize(("share", "n_poisoned"), [(0.0, 0), (0.1, 1), (0.5, 2), (1.0, 4)])
+def test_the_share_is_rounded_up_and_zero_is_an_honest_site(share: float, n_poisoned: int) -> None:
+    data, faults = make_site_data(train=4), BACKDOOR.model_copy(update={"poisoned": share})
+    changed = poisoned(data, EXPERIMENT, faults, np.random.default_rng(0))
+    assert sum(old is not new for old, new in zip(data.train, changed.train, strict=True)) == n_poisoned
+
+
 def test_structures_become_the_target_label_where_there_is_one() -> None:
     experiment = make_experiment(task={"labels": {"square": 1, "circle": 2}})
     faults = BACKDOOR.model_copy(update={"target_label": "circle", "poisoned": 1.0})
