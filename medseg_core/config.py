@@ -105,6 +105,7 @@ AlgorithmName = Literal[
     "multi_krum",
     "geometric_median",
     "norm_bounding",
+    "fltrust",
 ]
 # whose rules count on w -= rate * gradient
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
@@ -235,7 +236,7 @@ class Evaluation(Section):
     surface_tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     bootstrap_samples: PositiveInt = 2000
     server_data: str | None = (
-        None  # folder or manifest of the coordinator's own cases; scored, never trained on
+        None  # folder or manifest of the coordinator's own cases; scored, and trained on by fltrust alone
     )
 
 
@@ -252,6 +253,41 @@ class Tuned(Section):
     batch_size: PositiveInt | None = None
 
 
+FaultKind = Literal[
+    "label_flip",
+    "sign_flip",
+    "scale",
+    "noise",
+    "nan",
+    "backdoor",
+    "free_rider",
+    "drop_out",
+    "straggler",
+    "drift",
+]
+MISS_ROUNDS: tuple[FaultKind, ...] = (
+    "nan",
+    "drop_out",
+    "straggler",
+)  # a site with it does not always contribute
+
+
+class Faults(Section):
+    """`[simulation.faults]`: virtual sites that misbehave. A real federation refuses an experiment that has it."""
+
+    kind: FaultKind
+    sites: Annotated[tuple[Name, ...], Field(min_length=1)] | PositiveInt = (
+        1  # whom, or how many: drawn by seed
+    )
+    scale: PositiveFloat = 10.0  # scale: the update times this; Blanchard et al. 2017 call it amplified
+    noise_norms: PositiveFloat = 3.0  # noise: its L2 norm, in norms of the update
+    probability: Fraction = 0.5  # drop_out, straggler: of missing a round
+    gamma: PositiveFloat = 2.0  # drift: exponent of the intensities in the last round, 1 in the first
+    trigger_voxels: PositiveInt = 4  # backdoor: side of the bright block; Gu et al. 2019 use 3 x 3 pixels
+    poisoned: Fraction = 0.5  # backdoor: share of the training cases with the trigger; 0: only measured
+    target_label: Name | None = None  # backdoor: what structures near the trigger become; None: background
+
+
 class Simulation(Section):
     """How one data set becomes virtual sites."""
 
@@ -262,6 +298,7 @@ class Simulation(Section):
     folds: Annotated[int, Field(ge=2, le=20)] | None = None  # None: one split 65/10/25
     pooled: Tuned = Tuned()
     local: Tuned = Tuned()
+    faults: Faults | None = None  # None: every site behaves
 
     @field_validator("partition")
     @classmethod
@@ -298,9 +335,31 @@ class Experiment(Section):
                 f'[federation] algorithm = "{algorithm}" counts on steps of rate * gradient, which adamw does not '
                 'take: it needs [training] optimiser = "sgd", with a learning_rate for it'
             )
+        if algorithm == "fltrust" and self.evaluation.server_data is None:
+            raise ValueError(
+                '[federation] algorithm = "fltrust" compares sites with an update that the server trains itself: it '
+                "needs labelled cases of the coordinator in [evaluation] server_data"
+            )
+        if (faults := self.simulation.faults) is not None:
+            _check_faults(faults, self)
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
         return self
+
+
+def _check_faults(faults: Faults, experiment: Experiment) -> None:
+    """The faults fit the rest of the experiment. Raises ValueError."""
+    if faults.kind in MISS_ROUNDS and experiment.federation.quorum is None:
+        raise ValueError(
+            f'[simulation.faults] kind = "{faults.kind}" keeps sites out of rounds, and a round needs all of them '
+            "unless [federation] quorum says how many are enough: set quorum, at most the number of the other sites"
+        )
+    labels = experiment.task.labels
+    if faults.target_label is not None and faults.target_label not in labels:
+        known = ", ".join(labels)
+        raise ValueError(
+            f"[simulation.faults] target_label must be one of [task] labels: {known}; none: background"
+        )
 
 
 def read_experiment(path: Path) -> Experiment:

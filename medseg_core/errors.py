@@ -324,6 +324,26 @@ class PartitionError(DataError):
         super().__init__(f"partition {partition}: {fault}. {remedy}")
 
 
+class FaultySitesError(ConfigError):
+    """[simulation.faults] names sites that are not there, or more than there are."""
+
+    def __init__(self, asked: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"[simulation.faults] sites asks for {asked}, but the sites are {', '.join(known)}. Name some of them, or "
+            "give a number of at most that many."
+        )
+
+
+class SimulatedFaultsError(ConfigError):
+    """An experiment with misbehaviour is not for hospitals."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the experiment has [simulation.faults], sites that misbehave: those are for medseg-simulate alone, and no "
+            "hospital is asked for them. Take the section out."
+        )
+
+
 class DownloadError(StorageError):
     """A public data set could not be fetched or unpacked."""
 

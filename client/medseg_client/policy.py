@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medseg_core.config import AlgorithmName, Experiment, NetworkName, PositiveFloat, PositiveInt, Section
-from medseg_core.errors import PolicyError
+from medseg_core.errors import PolicyError, SimulatedFaultsError, WireError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import Kind, Name, Split
 
@@ -33,7 +33,12 @@ class Policy(Section):
     keep_payloads_days: Annotated[int, Field(ge=0)] = 7  # 100 rounds of a 5 MB update are 0.5 GB
 
     def require_experiment(self, experiment: Experiment, n_numbers: int) -> None:
-        """Network, algorithm and size, the numbers that travel, are among those allowed. Raises PolicyError."""
+        """Network, algorithm and size, the numbers that travel, are among those allowed, and no fault is asked for.
+
+        Raises PolicyError, WireError.
+        """
+        if experiment.simulation.faults is not None:
+            raise WireError(RefusalCode.ALGORITHM_NOT_ALLOWED, str(SimulatedFaultsError()))
         network, algorithm = experiment.model.name, experiment.federation.algorithm
         if network not in self.networks:
             code = RefusalCode.ALGORITHM_NOT_ALLOWED

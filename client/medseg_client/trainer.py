@@ -62,6 +62,7 @@ class Trainer:
     `approved` maps the hash of an experiment that the site agreed to, to the experiment; `approve` adds one whose task
     the policy approves. `data_of` prepares the site's cases for an experiment. `models` keeps what the coordinator
     publishes. `on_fault` is told the detail of every refusal, for the site's own log; the coordinator sees a code.
+    `learn` is how it trains: `train_locally`, but at a site that a simulation makes misbehave.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Trainer:
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
+        self.learn: Callable[..., Trained] = train_locally
 
     def handle(
         self, request_bytes: bytes | bytearray, *, is_over: Callable[[], bool] = lambda: False
@@ -231,7 +233,7 @@ class Trainer:
         report, optimiser = self._within_memory(
             experiment,
             partial(
-                train_locally,
+                self.learn,
                 network,
                 cases,
                 experiment,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg_core.assessment.report_conduct import build_conduct
 from medseg_core.assessment.report_curves import describe_learning_curves, draw_learning_curves
 from medseg_core.assessment.report_forest import build_forest
 from medseg_core.assessment.report_page import report_template
@@ -78,6 +79,7 @@ def _course(summary: Summary) -> dict[str, Any]:
         "participation": build_participation(summary),
         "rounds": list_rounds(summary),
         "absences": list_absences(summary),
+        "conduct": build_conduct(summary),
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medseg_core.config import FaultKind
 from medseg_core.errors import UnreadableRunError
 from medseg_core.wire.site_facts import SiteFacts
 
@@ -129,10 +130,33 @@ class Cost(_Part):
     peak_rss_mb: float | None = None  # of a simulation
 
 
-class Summary(_Part):
-    """The figures of a run. With folds, `best`, `curves` and `participation` are lists, one entry a fold.
+class Suspect(_Part):
+    """A site whose updates look as if it did not do its part, as far as the server sees."""
 
-    What only a simulation knows (`partition`, `device`, `cross`) is None after a run across hospitals.
+    reason: str  # code, such as `small_updates`
+    rounds: list[int]
+
+
+class AttackRates(_Part):
+    """A back door: shares of the voxels of structures near the trigger that the shared model gives the target label."""
+
+    n_voxels: int
+    success_rate: float | None  # in test images with the trigger; None: no such voxel
+    clean_rate: float | None  # of the same voxels in the same images without it
+
+
+class SimulatedFaults(_Part):
+    """What sites of a simulation were made to do wrong."""
+
+    kind: FaultKind
+    sites: list[str]
+    attack: AttackRates | None
+
+
+class Summary(_Part):
+    """The figures of a run. With folds, `best`, `curves`, `participation` and `suspects` are lists, one entry a fold.
+
+    What only a simulation knows (`partition`, `device`, `cross`, `faults`) is None after a run across hospitals.
     """
 
     version_of_schema: Literal[1] = Field(alias="schema")
@@ -157,6 +181,8 @@ class Summary(_Part):
     facts: dict[str, SiteFacts] = {}  # what sites told of themselves, of a run across hospitals
     curves: Curves | list[Curves]
     participation: list[Round] | list[list[Round]]
+    suspects: dict[str, Suspect] | list[dict[str, Suspect]] = {}
+    faults: SimulatedFaults | None = None
     cost: Cost
 
     @property
@@ -173,6 +199,11 @@ class Summary(_Part):
     def best_by_fold(self) -> list[Best]:
         """The chosen round, one entry a fold; one entry without folds."""
         return self.best if isinstance(self.best, list) else [self.best]
+
+    @property
+    def suspects_by_fold(self) -> list[dict[str, Suspect]]:
+        """Whom the server suspects, one entry a fold; one entry without folds."""
+        return self.suspects if isinstance(self.suspects, list) else [self.suspects]
 
     @property
     def rounds_by_fold(self) -> list[list[Round]]:

@@ -1,6 +1,7 @@
 """The coordinator's own labelled cases (`[evaluation] server_data`): the global model is scored on them, too.
 
 These scores stand beside the sites'. They choose nothing: the round to keep is chosen by the sites' validation cases.
+Where the algorithm wants an update to compare the sites' with, it is trained here.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,12 @@ from medseg_core.assessment.scores import summarise
 from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
+from medseg_core.federation.update import delta
 from medseg_core.learning.device import choose_device
+from medseg_core.learning.local_rule import LocalRule
+from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.learning.networks import build_network
-from medseg_core.learning.weights import set_weights
+from medseg_core.learning.weights import get_weights, set_weights
 
 NAME = "coordinator"
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -44,6 +48,18 @@ class OwnData:
             NAME
         ]
         return own
+
+    def update(self, weights: Weights, round_number: int) -> Weights:
+        """How far training moves these weights on all cases: as a site trains in that round, with a fresh optimiser.
+
+        On the CPU it depends on the arguments and `cpu_threads` alone, so that a resumed round has the same.
+        """
+        torch.set_num_threads(self._experiment.training.cpu_threads)
+        context = RoundContext(NAME, round_number)
+        train_locally(
+            self._network, self._cases, self._experiment, context=context, start=weights, rule=LocalRule()
+        )
+        return delta(get_weights(self._network), weights)
 
     def _with(self, weights: Weights) -> torch.nn.Module:
         set_weights(self._network, weights)

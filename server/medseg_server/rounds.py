@@ -11,7 +11,7 @@ import numpy as np
 from medseg_core.config import Experiment
 from medseg_core.errors import QuorumError, RequiredSiteError, RunError, TooFewSitesError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState
+from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
 from medseg_core.federation.codec import decode_kinds, encode_kinds
 from medseg_core.federation.exact_sum import integer_weights
@@ -167,6 +167,9 @@ def _round(
     weights = weights_of(run.experiment, described)
     share = sum(weights[site] for site in names) / sum(weights.values())
     accumulator = algorithm.start(state, spec, share=share)
+    if algorithm.wants_reference:
+        assert run.own_data is not None, "an experiment without server_data is refused"
+        accumulator.reference = run.own_data.update(dict(state.weights), number)
     payload = encode_kinds(
         {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
     )
@@ -251,7 +254,7 @@ def _receive(
                 returned.absent[site] = error.reason
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
-                returned.contributed[site] = _contribution(answer)
+                returned.contributed[site] = _contribution(answer, norm_of(update.delta))
         n_scored = described[site]["validation_cases"]
         returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
     return returned
@@ -324,8 +327,8 @@ def _update_in(
     return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others)
 
 
-def _contribution(answer: Answer) -> Record:
-    """What the record of a round says about a site that contributed."""
+def _contribution(answer: Answer, update_norm: float) -> Record:
+    """What the record of a round says about a site that contributed; the norm is of the update that came."""
     assert answer.reply is not None
     header = answer.reply.header
     ledger = (
@@ -339,7 +342,7 @@ def _contribution(answer: Answer) -> Record:
         "seconds": round(answer.seconds, 3),
         "bytes_up": answer.bytes_up,
         "bytes_down": answer.bytes_down,
-        "update_norm": header.scalars.get("update_norm"),
+        "update_norm": update_norm,
         **ledger,
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg_core.config import Experiment, read_experiment
+from medseg_core.errors import SimulatedFaultsError
 from medseg_core.federation_errors import FinishedRunError, UnfinishedRunError, UnknownRunError
 from medseg_core.files import is_in_use, write_atomic
 from medseg_server.own_data import open_own_data
@@ -36,7 +37,9 @@ class RunStatus:
 
 
 def begin_run(folder: ServerFolder, experiment: Experiment) -> str:
-    """Make a run's folder and want it to run; returns its name."""
+    """Make a run's folder and want it to run; returns its name. Raises SimulatedFaultsError."""
+    if experiment.simulation.faults is not None:
+        raise SimulatedFaultsError
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     name = f"{experiment.task.name[:30]}-{now}-{secrets.token_hex(2)}"
     RunStore(folder.run(name)).open(experiment, run=name, resume=False)

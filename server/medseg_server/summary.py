@@ -10,6 +10,7 @@ from medseg_server.evaluating import Tested
 from medseg_server.rounds import Trained, model_spec
 from medseg_server.run import Record, Run
 from medseg_server.run_sites import facts_in
+from medseg_server.suspects import suspects
 
 SCHEMA = 1
 PURPOSES = ("train", "validation", "test")
@@ -29,6 +30,7 @@ def summarise_federation(run: Run, trained: Trained, tested: Tested) -> dict[str
         "facts": {site: facts.model_dump(mode="json") for site, facts in facts_in(run.store).items()},
         "curves": {"global": curve(trained), "pooled": None, "local": None},
         "participation": participation(trained),
+        "suspects": suspects(trained.history),
         "cost": {"wall_s": _wall_s(run.store.all_events()), **cost([trained])},
     }
 

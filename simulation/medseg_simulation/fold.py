@@ -21,11 +21,17 @@ from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.assessment.scores import CaseScores
 from medseg_core.config import Experiment, Tuned, experiment_sha256
+from medseg_core.federation.checkpoint import load_checkpoint
+from medseg_core.learning.networks import build_network
+from medseg_core.learning.weights import set_weights
 from medseg_core.wire.signatures import make_key
 from medseg_server.own_data import OwnData
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
+from medseg_simulation.misbehaviour.backdoor import Attack, attack_on
+from medseg_simulation.misbehaviour.conduct import misconduct_of, misled
+from medseg_simulation.misbehaviour.trainer import MisbehavingTrainer
 from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.transport import InProcessTransport
 from medseg_simulation.virtual_sites import pooled
@@ -71,6 +77,7 @@ class FoldResult:
     trained: Mapping[str, Trained]  # by model
     cases: Mapping[str, tuple[CaseScores, ...]]  # by model, test cases of all sites
     overlays: Mapping[str, bytes]  # by case, of the global model
+    attack: Attack | None  # on the global model, where a site tried one that shows on test cases
     baseline_s: float  # spent on baselines
 
 
@@ -113,16 +120,19 @@ def run_fold(
             scores, pictures = _collect(folder, run.identifier, tuple(data))
             cases[plan.name] = scores
             overlays |= pictures if plan.name == "global" else {}
-    return FoldResult(trained, cases, overlays, clock.baseline_s)
+    attack = _attack(experiment, data, folder, trained["global"].best_round, compute.device)
+    return FoldResult(trained, cases, overlays, attack, clock.baseline_s)
 
 
 def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[ModelPlan]:
     """The global model, first, and the baselines asked for.
 
     A baseline is a federation of one site that keeps its optimiser's memory: the same recipe, passes and choice of
-    checkpoint, and equal to plain training on those cases.
+    checkpoint, and equal to plain training on those cases. Sites misbehave in the federation alone.
+
+    Raises FaultySitesError.
     """
-    plans = [ModelPlan("global", experiment, data)]
+    plans = [ModelPlan("global", experiment, misled(data, experiment))]
     settings = experiment.simulation
     if "pooled" in settings.baselines:
         plans.append(ModelPlan("pooled", _central(experiment, settings.pooled), {"pooled": pooled(data)}))
@@ -149,7 +159,10 @@ def _central(experiment: Experiment, tuned: Tuned) -> Experiment:
         }
     )
     training = experiment.training.model_copy(update=tuned.model_dump(exclude_none=True))
-    return experiment.model_copy(update={"federation": federation, "training": training})
+    simulation = experiment.simulation.model_copy(update={"faults": None})
+    return experiment.model_copy(
+        update={"federation": federation, "training": training, "simulation": simulation}
+    )
 
 
 def _open(
@@ -170,14 +183,19 @@ def _open(
     over = (
         threading.Event()
     )  # of this run alone: what ends it must be heard before others say that they were stopped
+    misconduct = misconduct_of(plan.experiment, tuple(data))
+
+    def make_trainer(site: str) -> Callable[..., Trainer]:
+        return partial(MisbehavingTrainer, misconduct[site]) if site in misconduct else Trainer
+
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
     trainers = {
-        site: Trainer(
+        site: make_trainer(site)(
             SiteIdentity(site, coordinator_key.public_key()),
             SiteState(folder / "sites" / site),
             EgressGuard(site_keys[site]),
             approved={experiment_sha256(plan.experiment): plan.experiment},
-            data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
+            data_of=lambda experiment, site=site: data[site],
             device=compute.device,
             on_fault=faults.append,
         )
@@ -205,6 +223,24 @@ def run_identifier(folder: Path, model: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9]+", "-", folder.absolute().name).strip("-")[:24] or "run"
     digest = hashlib.sha256(f"{folder.absolute().name}|{model}".encode()).hexdigest()[:12]
     return f"{stem}.{model.split(':')[0]}.{digest}"
+
+
+def _attack(
+    experiment: Experiment,
+    data: Mapping[str, SiteData],
+    folder: Path,
+    chosen_round: int,
+    device: torch.device,
+) -> Attack | None:
+    """How far the chosen global model obeys a back door, on the test cases of all sites; None without one."""
+    faults = experiment.simulation.faults
+    if faults is None or faults.kind != "backdoor":
+        return None
+    torch.set_num_threads(experiment.training.cpu_threads)
+    network = build_network(experiment.task, experiment.model, seed=0).to(device)
+    weights = load_checkpoint(folder / "checkpoints" / f"round_{chosen_round:04d}").state.weights
+    set_weights(network, weights)
+    return attack_on(network, [case for own in data.values() for case in own.test], experiment, faults)
 
 
 def _collect(

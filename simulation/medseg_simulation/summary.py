@@ -7,7 +7,10 @@ from medseg_core.assessment.scores import CaseScores, by_site, mean_scores, own_
 from medseg_core.config import Experiment
 from medseg_server.rounds import Trained
 from medseg_server.summary import best_of, cost, curve, identify, participation, site_counts
+from medseg_server.suspects import suspects
 from medseg_simulation.fold import FoldResult
+from medseg_simulation.misbehaviour.backdoor import Attack
+from medseg_simulation.misbehaviour.conduct import misconduct_of
 
 
 def summarise_run(experiment: Experiment, results: Sequence[FoldResult], *, device: str) -> dict[str, Any]:
@@ -43,8 +46,26 @@ def summarise_run(experiment: Experiment, results: Sequence[FoldResult], *, devi
         },
         "curves": per_fold([_curves(result.trained) for result in results]),
         "participation": per_fold([participation(federation) for federation in federations]),
+        "suspects": per_fold([suspects(federation.history) for federation in federations]),
+        "faults": _faults(experiment, results),
         "cost": cost(federations),
     }
+
+
+def _faults(experiment: Experiment, results: Sequence[FoldResult]) -> dict[str, Any] | None:
+    """What sites were made to do wrong, and what a back door gave, over all folds; None where all behave."""
+    faults = experiment.simulation.faults
+    if faults is None:
+        return None
+    sites = misconduct_of(experiment, tuple(results[0].trained["global"].cases))
+    attacks = [result.attack for result in results if result.attack is not None]
+    attack = sum(attacks, Attack(0, 0, 0)) if attacks else None
+    told = None
+    if attack is not None:
+        rates = {"success_rate": attack.n_triggered, "clean_rate": attack.n_clean}
+        shares = {name: n / attack.n_voxels if attack.n_voxels else None for name, n in rates.items()}
+        told = {"n_voxels": attack.n_voxels, **shares}
+    return {"kind": faults.kind, "sites": sorted(sites), "attack": told}
 
 
 def _curves(trained: Mapping[str, Trained]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Accumulator:
     """A round in progress: the sums so far, by kind of upload, and whose updates are in them.
 
     `share` of all sites' weight belongs to those that were asked in this round. `sites` are those added, with their
-    weights; `figures` what the algorithm noted of each, added up in the order of names.
+    weights; `figures` what the algorithm noted of each, added up in the order of names. `reference` is the server's own
+    update of this round, where the algorithm wants one.
     """
 
     spec: ModelSpec
@@ -58,6 +59,7 @@ class Accumulator:
     share: float = 1.0
     sites: dict[str, int] = field(default_factory=dict)
     figures: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    reference: Tensors = field(default_factory=dict)
 
     def weighted_mean(self, place: int) -> float:
         """Over the sites, of one of the figures noted of each; independent of the order of arrival."""
@@ -101,6 +103,11 @@ class Algorithm:
     def downloads(self) -> tuple[str, ...]:
         """Kinds of the server's memory that go to the sites beside the model, to train with."""
         return ()
+
+    @property
+    def wants_reference(self) -> bool:
+        """Whether the server trains on its own cases each round, for the rule to compare with."""
+        return False
 
     def local_rule(self, received: Kinds, memory: Kinds) -> LocalRule:
         """What a site does besides plain training: with what came, and what it kept from its last counted round."""

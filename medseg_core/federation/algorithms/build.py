@@ -9,6 +9,7 @@ from medseg_core.federation.algorithms.feddyn import FedDyn
 from medseg_core.federation.algorithms.fednova import FedNova
 from medseg_core.federation.algorithms.fedprox import FedProx
 from medseg_core.federation.algorithms.fedyogi import FedYogi
+from medseg_core.federation.algorithms.fltrust import FLTrust
 from medseg_core.federation.algorithms.geometric_median import GeometricMedian
 from medseg_core.federation.algorithms.krum import Krum, MultiKrum
 from medseg_core.federation.algorithms.median import Median
@@ -64,3 +65,5 @@ def build_algorithm(experiment: Experiment) -> Algorithm:
             return GeometricMedian(momentum, rate, robust.iterations)
         case "norm_bounding":
             return NormBounding(momentum, rate, robust.norm_bound)
+        case "fltrust":
+            return FLTrust(momentum, rate)

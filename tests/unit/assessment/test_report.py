@@ -1,6 +1,7 @@
 """The report as a reader's browser gets it: complete, self-contained, escaped, whatever the run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from fake_run import write_run
 from html_page import Page
 
 from medseg_core.assessment.report import write_report
+from medseg_core.assessment.report_conduct import build_conduct
+from medseg_core.assessment.summary import read_summary
 from medseg_core.errors import ExperimentFileError, UnreadableRunError
 
 HOSTILE = (
@@ -110,6 +113,37 @@ def test_who_was_missing_and_why_stands_in_the_report(plain_run):
 
     assert "deadline passed (2 rounds: 6 and 7)" in page.text
     assert "14 of 16" in page.text
+
+
+def test_who_misbehaved_and_who_is_suspected_stands_in_one_table(run):
+    path = run / "summary.json"
+    attack = {"n_voxels": 1200, "success_rate": 0.875, "clean_rate": 0.125}
+    facts = {
+        "suspects": {"Cork": {"reason": "small_updates", "rounds": [1, 2]}},
+        "faults": {"kind": "backdoor", "sites": ["Basel"], "attack": attack},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    text = " ".join(re.sub("[\u2068\u2069]", "", Page(write_report(run)).text).split())
+
+    assert "Basel teach the model a back door – –" in text
+    assert "Cork – updates far too small for its cases: it may not have trained 1 and 2" in text
+    assert "gives away a share of 0.875; of the same voxels without the trigger 0.125" in text
+
+
+def test_where_all_behave_there_is_no_such_table(plain_run):
+    assert "Misbehaviour" not in Page(write_report(plain_run)).text
+
+
+def test_suspicions_of_folds_name_fold_and_round(tmp_path):
+    write_run(tmp_path, sites=("A", "B"), folds=2, overlays=False)
+    path = tmp_path / "summary.json"
+    suspect = {"reason": "small_updates", "rounds": [3]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"suspects": [{}, {"B": suspect}]}))
+
+    (line,) = build_conduct(read_summary(path))
+
+    assert (line.site, line.made_to, line.rounds) == ("B", "", ["2/3"])
 
 
 def test_without_baselines_the_report_says_how_to_get_them(tmp_path):

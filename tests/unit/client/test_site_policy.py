@@ -18,6 +18,7 @@ from builders import (
     opened,
 )
 
+from medseg_client.approval import words
 from medseg_client.policy import Policy
 from medseg_client.site_folder import Accounts, ApprovedExperiments, SiteSettings
 from medseg_client.site_state import SiteState
@@ -342,3 +343,14 @@ def test_an_experiment_under_the_name_of_another_task_is_not_approved(tmp_path: 
     answer = opened(trainer.handle(describing(other, task="squares"))).header
     assert answer.code is RefusalCode.MALFORMED
     assert dict(approved) == {}
+
+
+def test_an_experiment_with_misbehaviour_is_refused_whatever_the_rules_allow(tmp_path: Path) -> None:
+    experiment = make_experiment(simulation={"faults": {"kind": "scale"}})
+    faults: list[Exception] = []
+    trainer = trainer_in(tmp_path, faults, experiment)
+    for kind in ("describe", "train"):
+        assert ask(trainer, kind, experiment).code is RefusalCode.ALGORITHM_NOT_ALLOWED
+    assert "sites that misbehave: those are for medseg-simulate alone" in str(faults[0])
+    with pytest.raises(MedsegError, match="Take the section out"):
+        list(words(experiment, Policy()))

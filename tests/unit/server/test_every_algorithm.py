@@ -19,6 +19,7 @@ from medseg_core.config import NEED_SGD, AlgorithmName, Experiment
 from medseg_core.errors import TooFewSitesError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.checkpoint import newest_checkpoint
+from medseg_server.own_data import OwnData
 from medseg_server.rounds import train
 
 SITES = ("east", "north", "south", "upland", "west")  # as many as krum needs
@@ -26,12 +27,18 @@ SITES = ("east", "north", "south", "upland", "west")  # as many as krum needs
 
 def experiment_of(algorithm: AlgorithmName, **federation: Any) -> Experiment:
     training = {"optimiser": "sgd", "learning_rate": 0.02} if algorithm in NEED_SGD else {}
-    return make_experiment(federation={"algorithm": algorithm, "rounds": 3, **federation}, training=training)
+    own = {"server_data": "mine"} if algorithm == "fltrust" else {}
+    return make_experiment(
+        federation={"algorithm": algorithm, "rounds": 3, **federation}, training=training, evaluation=own
+    )
 
 
 def run_in(folder: Path, experiment: Experiment, sites: tuple[str, ...] = SITES) -> Any:
     data = {site: make_site_data(site, train=1 + n % 2) for n, site in enumerate(sites)}
-    return make_federation(folder, experiment, data)
+    own = (
+        OwnData(make_site_data("elsewhere").train, experiment) if experiment.evaluation.server_data else None
+    )
+    return replace(make_federation(folder, experiment, data), own_data=own)
 
 
 @pytest.mark.parametrize("algorithm", get_args(AlgorithmName))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from builders import make_experiment
 
+from medseg_core.errors import SimulatedFaultsError
 from medseg_core.federation_errors import FinishedRunError, UnknownRunError
 from medseg_core.files import sole_use
 from medseg_server.run_store import RunStore
@@ -149,3 +150,10 @@ def test_a_note_of_a_run_whose_folder_was_removed_is_dropped(folder: ServerFolde
 def test_what_is_no_name_of_a_run_is_unknown(folder: ServerFolder, name: str, other: str) -> None:
     with pytest.raises(UnknownRunError):
         status(folder, other)
+
+
+def test_an_experiment_with_misbehaviour_is_refused_and_leaves_nothing(folder: ServerFolder) -> None:
+    experiment = make_experiment(simulation={"faults": {"kind": "scale"}})
+    with pytest.raises(SimulatedFaultsError, match="for medseg-simulate alone"):
+        begin_run(folder, experiment)
+    assert not (folder.root / "runs").exists()

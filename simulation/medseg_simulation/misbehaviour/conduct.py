@@ -1,0 +1,65 @@
+"""Who misbehaves, and how: [simulation.faults] for the sites that there are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medseg_client.site_data import SiteData
+from medseg_core.config import Experiment, Faults
+from medseg_core.errors import FaultySitesError
+from medseg_core.seeding import derive_seed
+from medseg_simulation.misbehaviour.backdoor import poisoned
+from medseg_simulation.misbehaviour.images import with_labels_flipped
+
+
+@dataclass(frozen=True)
+class Misconduct:
+    """What one virtual site does wrong."""
+
+    site: str
+    faults: Faults
+    seed: int  # of the experiment
+    rounds: int  # of the run
+
+    def rng(self, round_number: int) -> np.random.Generator:
+        """What this site's fault draws from in a round; 0: once for the run."""
+        seed = derive_seed(self.seed, site=self.site, round_number=round_number, purpose="fault")
+        return np.random.default_rng(seed)
+
+    def progress(self, round_number: int) -> float:
+        """0 in the first round of the run, 1 in the last."""
+        return (round_number - 1) / (self.rounds - 1) if self.rounds > 1 else 1.0
+
+
+def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, Misconduct]:
+    """The sites that misbehave: those named, or as many as asked for, drawn by seed. Raises FaultySitesError."""
+    faults, federation = experiment.simulation.faults, experiment.federation
+    if faults is None:
+        return {}
+    if isinstance(faults.sites, int):
+        if faults.sites > len(sites):
+            raise FaultySitesError(f"{faults.sites} sites", sites)
+        rng = np.random.default_rng(derive_seed(federation.seed, purpose="fault"))
+        chosen = [str(site) for site in rng.choice(sorted(sites), size=faults.sites, replace=False)]
+    else:
+        chosen = list(faults.sites)
+        if unknown := [site for site in chosen if site not in sites]:
+            raise FaultySitesError(", ".join(unknown), sites)
+    return {
+        site: Misconduct(site, faults, federation.seed, federation.rounds) for site in sorted(set(chosen))
+    }
+
+
+def misled(data: Mapping[str, SiteData], experiment: Experiment) -> Mapping[str, SiteData]:
+    """The sites' cases as training meets them: wrong labels or triggers where the fault is one of the data."""
+    changed = dict(data)
+    for site, misconduct in misconduct_of(experiment, tuple(data)).items():
+        match misconduct.faults.kind:
+            case "label_flip":
+                changed[site] = with_labels_flipped(data[site], experiment.task.n_classes)
+            case "backdoor":
+                changed[site] = poisoned(data[site], experiment, misconduct.faults, misconduct.rng(0))
+            case _:
+                pass
+    return changed
