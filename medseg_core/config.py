@@ -104,9 +104,16 @@ AlgorithmName = Literal[
     "multi_krum",
     "geometric_median",
     "norm_bounding",
+    "fedbn",
+    "silobn",
+    "ditto",
+    "fedrep",
 ]
 # whose rules count on w -= rate * gradient
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
+# that leave tensors of the network at the sites; the first two only those of batch normalisation
+KEEP_TENSORS: tuple[AlgorithmName, ...] = ("fedbn", "silobn", "fedrep")
+NEED_BATCH_NORM = KEEP_TENSORS[:2]
 
 
 class Model(Section):
@@ -199,6 +206,24 @@ class Robust(Section):
     )
 
 
+class Ditto(Section):
+    """`[federation.ditto]`."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.1  # lambda in Li et al. 2021c; theirs are 0.05 to 2
+
+
+class FedRep(Section):
+    """`[federation.fedrep]`."""
+
+    head_epochs: PositiveInt = 1  # tau in Collins et al. 2021, who take 10 for small networks
+
+
+class FineTuning(Section):
+    """`[federation.fine_tuning]`: after the run each site trains on from the chosen model, for itself."""
+
+    epochs: Annotated[int, Field(ge=0)] = 0  # passes over its training cases; 0: off
+
+
 class Federation(Section):
     """Who aggregates what, how often."""
 
@@ -223,6 +248,14 @@ class Federation(Section):
     moon: Moon = Moon()
     qfedavg: QFedAvg = QFedAvg()
     robust: Robust = Robust()
+    ditto: Ditto = Ditto()
+    fedrep: FedRep = FedRep()
+    fine_tuning: FineTuning = FineTuning()
+
+    @property
+    def has_personal_models(self) -> bool:
+        """Whether each site ends with a model of its own that is scored beside the global one."""
+        return self.algorithm == "ditto" or self.fine_tuning.epochs > 0
 
 
 class Evaluation(Section):
@@ -296,6 +329,21 @@ class Experiment(Section):
             raise ValueError(
                 f'[federation] algorithm = "{algorithm}" counts on steps of rate * gradient, which adamw does not '
                 'take: it needs [training] optimiser = "sgd", with a learning_rate for it'
+            )
+        if algorithm in NEED_BATCH_NORM and self.model.normalisation != "batch":
+            raise ValueError(
+                f'[federation] algorithm = "{algorithm}" leaves batch normalisation at the sites, and this network has '
+                f'none: it needs [model] normalisation = "batch", got "{self.model.normalisation}"'
+            )
+        if algorithm in KEEP_TENSORS and self.evaluation.server_data is not None:
+            raise ValueError(
+                f'[evaluation] server_data: with [federation] algorithm = "{algorithm}" the coordinator has no whole '
+                "model to score, since part of it stays at the sites. Leave server_data out"
+            )
+        if algorithm == "ditto" and self.federation.fine_tuning.epochs:
+            raise ValueError(
+                '[federation.fine_tuning] epochs: with algorithm = "ditto" each site has a model of its own already. '
+                "Set epochs = 0, or choose another algorithm"
             )
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
