@@ -6,9 +6,8 @@ need a 95 % interval over patients that leaves zero out; everything else is "no 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 
 from medseg_core.assessment.report_text import counted, isolated, listing, number, signed, signed_between
 from medseg_core.assessment.scores import (
@@ -34,7 +33,7 @@ class Gains:
     over_pooled: PairedDifference | None
     at_sites: Mapping[str, PairedDifference]  # over the site's own model
     of_personal: PairedDifference | None = None  # the sites' personal models minus the shared one
-    of_personal_at: Mapping[str, PairedDifference] = MappingProxyType({})
+    of_personal_at: Mapping[str, PairedDifference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
