@@ -94,6 +94,8 @@ def _of_hospitals(summary: Summary, gains: Gains) -> Verdict:
     if len(scores) > 1:
         grounds += f", from {number(worst.dice)} at {isolated(worst.site)}"
         grounds += f" to {number(scores[best].dice)} at {isolated(best)}"
+    if summary.personal is not None:
+        grounds += f"; {number(summary.personal.mean.dice)} where each site makes it its own"
     answer = f"One shared model from {counted(len(summary.sites), 'hospital')}"
     return Verdict(answer, f"{grounds}.", tuple(_cautions(summary, gains)))
 

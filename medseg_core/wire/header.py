@@ -119,7 +119,7 @@ class Header(BaseModel):
             raise ValueError("counted_round and counted_attempt go together")
         if self.counted_round and not (self.kind in ("train", "evaluate") and self.direction == "request"):
             raise ValueError("counted_round belongs to train and evaluate requests")
-        if self.counted_round > self.round - (self.kind == "train"):
+        if self.counted_round and self.counted_round > self.round - (self.kind == "train"):
             raise ValueError("counted_round lies before round, or is the round that is evaluated")
         if (self.kept_round == 0) != (self.kept_attempt == 0):
             raise ValueError("kept_round and kept_attempt go together")

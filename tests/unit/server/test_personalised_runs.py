@@ -10,16 +10,21 @@ import pytest
 from builders import ScriptedTransport, make_experiment, make_federation, make_site_data, opened
 from safetensors.numpy import load
 
+from medseg_client.personal import own_part
+from medseg_client.site_state import SiteState
 from medseg_core.assessment.summary import Summary
 from medseg_core.config import Experiment
-from medseg_core.errors import SiteAnswersError
+from medseg_core.errors import NotWholeError, SiteAnswersError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.codec import read_tensors
 from medseg_core.federation.shared_tensors import initial_network
+from medseg_core.learning.model_package import read_model
+from medseg_core.learning.weights import get_weights
 from medseg_core.wire.envelope import Envelope
 from medseg_core.wire.header import PERSONAL
 from medseg_server import evaluating
 from medseg_server.asking import last_updates
+from medseg_server.conduct import conduct
 from medseg_server.rounds import Run, model_spec, train
 from medseg_server.summary import summarise_federation
 from medseg_server.transport import Delivery
@@ -149,3 +154,33 @@ def test_a_site_that_does_not_tell_of_its_own_model_is_absent(
     monkeypatch.setattr(evaluating, "_evaluate", without)
     with pytest.raises(SiteAnswersError, match="bad_count"):
         evaluating.test_and_read(run, trained.best_round, trained.cases)
+
+
+def test_a_hospital_predicts_with_the_published_model_and_its_own_part(tmp_path: Path) -> None:
+    experiment = experiment_of("fedbn")
+    run, _ = run_in(tmp_path, experiment)
+    conduct(run)
+    published = tmp_path / "models" / "north" / "run"
+    own = own_part(SiteState(tmp_path / "sites" / "north"), "run")
+    assert own is not None
+    weights = get_weights(read_model(published, own).network)
+    shared, kept = load((published / "model.safetensors").read_bytes()), load(own.read_bytes())
+    assert weights.keys() == shared.keys() | kept.keys()
+    assert all(np.array_equal(weights[name], (shared | kept)[name]) for name in weights)
+    with pytest.raises(
+        NotWholeError, match="A hospital has its part once it has tested the model of the run"
+    ):
+        read_model(published)
+
+
+def test_after_the_test_nobody_is_asked_again_for_personal_scores(tmp_path: Path) -> None:
+    run, _ = run_in(tmp_path, experiment_of("ditto"))
+    conduct(run)
+    report = run.store.folder / "report.html"
+    first, summary = report.read_bytes(), (run.store.folder / "summary.json").read_bytes()
+    assert b"Personal model" in first
+    assert b"where each site makes it its own" in first
+    nobody = ScriptedTransport({}, connected=())
+    conduct(replace(run, transport=nobody))
+    assert nobody.sent == []
+    assert (report.read_bytes(), (run.store.folder / "summary.json").read_bytes()) == (first, summary)
