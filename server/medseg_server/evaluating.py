@@ -136,9 +136,10 @@ def _read(run: Run, told: Scores, counts: Mapping[str, int]) -> Figures | str:
 
 
 def best_round(history: list[Record]) -> int:
-    """The round with the highest validation Dice; the first of equals."""
+    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet."""
     scored = [r for r in history if "validation_dice" in r]
-    return int(max(scored, key=lambda r: (r["validation_dice"], -r["round"]))["round"])
+    best = max(scored, key=lambda r: (r["validation_dice"], -r["round"]), default={"round": 0})
+    return int(best["round"])
 
 
 def scores_of(record: Record | None) -> Record:

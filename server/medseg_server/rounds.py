@@ -170,14 +170,13 @@ def _round(
     payload = encode_kinds(
         {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
     )
-    is_scored = any("validation_dice" in record for record in history)
     headers = headers_of_round(
         run,
         state,
         attempt,
         to_train=names,
         to_score=tuple(described) if is_scoring else (),
-        kept=last_updates(history, best_round(history)) if algorithm.personalises and is_scored else {},
+        kept=last_updates(history, best_round(history)) if algorithm.personalises else {},
     )
     answers = run.ask(headers, payload, deadline_s=run.experiment.federation.deadline_s)
     returned = _receive(

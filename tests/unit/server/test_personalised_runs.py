@@ -184,3 +184,15 @@ def test_after_the_test_nobody_is_asked_again_for_personal_scores(tmp_path: Path
     conduct(replace(run, transport=nobody))
     assert nobody.sent == []
     assert (report.read_bytes(), (run.store.folder / "summary.json").read_bytes()) == (first, summary)
+
+
+def test_who_was_not_drawn_is_scored_with_the_state_of_its_last_round(tmp_path: Path) -> None:
+    run, transport = run_in(tmp_path, experiment_of("fedbn", rounds=5, participants=1))
+    trained = train(run)
+    assert {site for record in trained.history for site in record["contributed"]} == set(SITES)
+    asked = [e.header for e in transport.envelopes if e.header.direction == "request" and e.header.split]
+    for header in asked:
+        scored = last_updates(list(trained.history), header.scored_round or 0)
+        assert (header.counted_round, header.counted_attempt) == scored.get(header.site, (0, 0))
+    assert {header.kind for header in asked} == {"train", "evaluate"}
+    assert evaluating.test_chosen(run, trained.best_round, SITES).keys() == set(SITES)
