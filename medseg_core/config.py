@@ -106,9 +106,16 @@ AlgorithmName = Literal[
     "geometric_median",
     "norm_bounding",
     "fltrust",
+    "fedbn",
+    "silobn",
+    "ditto",
+    "fedrep",
 ]
 # whose rules count on w -= rate * gradient
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
+# that leave tensors of the network at the sites; the first two only those of batch normalisation
+KEEP_TENSORS: tuple[AlgorithmName, ...] = ("fedbn", "silobn", "fedrep")
+NEED_BATCH_NORM = KEEP_TENSORS[:2]
 
 
 class Model(Section):
@@ -201,6 +208,24 @@ class Robust(Section):
     )
 
 
+class Ditto(Section):
+    """`[federation.ditto]`."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.1  # lambda in Li et al. 2021c; theirs are 0.05 to 2
+
+
+class FedRep(Section):
+    """`[federation.fedrep]`."""
+
+    head_epochs: PositiveInt = 1  # tau in Collins et al. 2021, who take 10 for small networks
+
+
+class FineTuning(Section):
+    """`[federation.fine_tuning]`: after the run each site trains on from the chosen model, for itself."""
+
+    epochs: Annotated[int, Field(ge=0)] = 0  # passes over its training cases; 0: off
+
+
 class Federation(Section):
     """Who aggregates what, how often."""
 
@@ -225,6 +250,14 @@ class Federation(Section):
     moon: Moon = Moon()
     qfedavg: QFedAvg = QFedAvg()
     robust: Robust = Robust()
+    ditto: Ditto = Ditto()
+    fedrep: FedRep = FedRep()
+    fine_tuning: FineTuning = FineTuning()
+
+    @property
+    def has_personal_models(self) -> bool:
+        """Whether each site ends with a model of its own that is scored beside the global one."""
+        return self.algorithm == "ditto" or self.fine_tuning.epochs > 0
 
 
 class Evaluation(Section):
@@ -342,6 +375,21 @@ class Experiment(Section):
             )
         if (faults := self.simulation.faults) is not None:
             _check_faults(faults, self)
+        if algorithm in NEED_BATCH_NORM and self.model.normalisation != "batch":
+            raise ValueError(
+                f'[federation] algorithm = "{algorithm}" leaves batch normalisation at the sites, and this network has '
+                f'none: it needs [model] normalisation = "batch", got "{self.model.normalisation}"'
+            )
+        if algorithm in KEEP_TENSORS and self.evaluation.server_data is not None:
+            raise ValueError(
+                f'[evaluation] server_data: with [federation] algorithm = "{algorithm}" the coordinator has no whole '
+                "model to score, since part of it stays at the sites. Leave server_data out"
+            )
+        if algorithm == "ditto" and self.federation.fine_tuning.epochs:
+            raise ValueError(
+                '[federation.fine_tuning] epochs: with algorithm = "ditto" each site has a model of its own already. '
+                "Set epochs = 0, or choose another algorithm"
+            )
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
         return self
@@ -353,6 +401,11 @@ def _check_faults(faults: Faults, experiment: Experiment) -> None:
         raise ValueError(
             f'[simulation.faults] kind = "{faults.kind}" keeps sites out of rounds, and a round needs all of them '
             "unless [federation] quorum says how many are enough: set quorum, at most the number of the other sites"
+        )
+    if faults.kind == "backdoor" and experiment.federation.algorithm in KEEP_TENSORS:
+        raise ValueError(
+            f'[simulation.faults] kind = "backdoor" is measured on the shared model, which with [federation] algorithm = '
+            f'"{experiment.federation.algorithm}" is not whole: part of it stays at the sites. Choose another algorithm'
         )
     labels = experiment.task.labels
     if faults.target_label is not None and faults.target_label not in labels:

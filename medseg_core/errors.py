@@ -398,6 +398,17 @@ class ModelFolderError(StorageError):
         )
 
 
+class NotWholeError(StorageError):
+    """Sites keep part of a model, so that the package alone cannot predict."""
+
+    def __init__(self, folder: Path, algorithm: str) -> None:
+        super().__init__(
+            f"model {folder}: with algorithm {algorithm} every site has its own part of the model, which is not in the "
+            "package. Name the site whose part to use, one of those in personal/: --site NAME. A hospital has its part "
+            "once it has tested the model of the run."
+        )
+
+
 class ModelSignatureError(MedsegError):
     """A model package is not whole, or not signed by the coordinator; `fault` says which."""
 

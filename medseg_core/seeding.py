@@ -15,6 +15,7 @@ Purpose = Literal[
     "bootstrap",
     "phantom",
     "fault",
+    "fine_tuning",
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from medseg_client.policy import Policy
 from medseg_core.config import Experiment, experiment_sha256, parse_experiment
 from medseg_core.errors import ExperimentFileError, WireError
-from medseg_core.learning.networks import numbers_that_travel
+from medseg_core.federation.shared_tensors import count_numbers
 from medseg_core.wire.codes import RefusalCode
 
 EXPERIMENT_BYTES_MAX = 64 * 1024  # the longest preset has 4 kB
@@ -22,7 +22,7 @@ _STATISTICS = {
 def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     """Lines that say what would be trained and what would leave. Raises PolicyError: this site would refuse it."""
     task, federation = experiment.task, experiment.federation
-    n_numbers = numbers_that_travel(task, experiment.model)
+    n_numbers, n_staying = count_numbers(experiment)
     policy.require_experiment(experiment, n_numbers)
     megabytes = 4 * n_numbers / 1e6
     n_scored = -(-federation.rounds // experiment.evaluation.every_rounds)
@@ -40,10 +40,16 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     clip = f", scaled down to norm {policy.max_update_norm:g}" if policy.max_update_norm else ""
     yield f"- each round: by how much training moved the {n_numbers:,} numbers ({megabytes:.3g} MB){clip}"
     yield f"- each round: how many cases and steps{_and('training', policy)}"
+    if n_staying:
+        yield f"- never: {n_staying:,} more numbers of the network; every site has its own of those"
     if "validation" in policy.statistics:
         yield f"- at most {n_scored} times: {_STATISTICS['validation']}"
     if "test" in policy.statistics:
         yield f"- at the end: {_STATISTICS['test']}"
+        if federation.has_personal_models:
+            yield "- with that: the same of this site's own model, which is not sent"
+    if epochs := federation.fine_tuning.epochs:
+        yield f"For itself this site then trains the chosen model {epochs} times more over its training cases."
     yield "No image, label map, name or case identifier leaves."
     yield (
         f"Kept back: updates from fewer than {policy.min_patients_update} patients, scores from fewer than "

@@ -194,11 +194,18 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the segmentations and predictions.json.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Segment images with the approved model: label maps on the grid of each image. Research use only."""
+    """Segment images with the approved model, as this site made it its own: label maps on the grid of each image.
+
+    Research use only.
+    """
     from medseg_client.models import models_of
+    from medseg_client.personal import own_part
+    from medseg_client.site_state import SiteState
     from medseg_core.commands.predict import segment_images
 
-    segment_images(models_of(SiteFolder(folder)).in_use(), image, out, device=device)
+    model = models_of(SiteFolder(folder)).in_use()
+    own = own_part(SiteState(folder / "state"), model.name)
+    segment_images(model, image, out, device=device, personal=own)
 
 
 @app.command()
@@ -212,11 +219,14 @@ def evaluate(
 ) -> None:
     """Score the approved model on labelled cases. The scores stay here: the file names cases and patients."""
     from medseg_client.models import models_of
+    from medseg_client.personal import own_part
+    from medseg_client.site_state import SiteState
     from medseg_core.commands.evaluate import score_data
 
     site = SiteFolder(folder)
-    own = folder / site.settings.data
-    score_data(models_of(site).in_use(), data or own, out, device=device)
+    model, cases = models_of(site).in_use(), data or folder / site.settings.data
+    own = own_part(SiteState(folder / "state"), model.name)
+    score_data(model, cases, out, device=device, personal=own)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from medseg_core.federation.codec import encode_kinds
 from medseg_core.federation.update import DELTA, ModelSpec, check_update, spec_for
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
-from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
+from medseg_core.wire.header import GAIN, PERSONAL, SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
 from medseg_core.wire.site_facts import FACT_NAMES
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
@@ -232,7 +232,8 @@ def _figures(request: Header, labels: Sequence[str]) -> set[str]:
         case "evaluate", "validation":
             return {"dice"}
         case "evaluate", "test":
-            return _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
+            figures = _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
+            return figures | {f"{PERSONAL}{name}" for name in figures}
         case "describe", _:
             return FACT_NAMES
         case _:

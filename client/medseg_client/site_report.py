@@ -25,7 +25,7 @@ from medseg_core.assessment.scores import CaseScores, read_site_cases
 from medseg_core.errors import UnreadableRunError
 from medseg_core.files import write_atomic
 from medseg_core.version import version_text
-from medseg_core.wire.header import Kind
+from medseg_core.wire.header import PERSONAL, Kind
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class RunPage:
             for name, value in told.items()
             if name.startswith(prefix) and (label or "/" not in name)
         }
+
+    @property
+    def own_figures(self) -> Mapping[str, float | None]:
+        """Test figures that were released of this site's own model, over all labels; empty where it has none."""
+        told = self.figures()
+        return {name.removeprefix(PERSONAL): v for name, v in told.items() if name.startswith(PERSONAL)}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class SiteState:
             raise WireError(RefusalCode.STALE_ROUND, f"{folder.name} of run {request.run} is over") from None
 
     def memory_at(self, request: Header) -> Kinds:
-        """What was kept, by kind, with the update that a train request names as counted; nothing before the first.
+        """What was kept, by kind, with the update that a request names as counted; nothing before the first.
 
         Raises WireError where that state is not here.
         """
@@ -122,8 +122,8 @@ class SiteState:
     def _prune(self, request: Header) -> None:
         """Drop what no coordinator can ask for again; that a request was seen stays known.
 
-        Kept are this training, the one that it starts from and the one before that; and later ones, for this may be
-        a request that was long on its way.
+        Kept are this training, the one that it starts from and the one before that, and the one of the best model so
+        far, which may be tested; and later ones, for this may be a request that was long on its way.
         """
         run = self._run(request)
         for leftover in run.glob(".*.tmp"):
@@ -134,6 +134,7 @@ class SiteState:
         for _ in range(KEPT_COUNTED):
             named = run / kept[-1] / "counted"
             kept.append(named.read_text() if kept[-1] and named.is_file() else "")
+        kept.append(_transaction("train", request.kept_round, request.kept_attempt))
         for folder in run.glob("train_*"):
             if folder.name not in kept and _number(folder.name) < (request.round, request.attempt):
                 for name in ("reply.envelope", "memory.safetensors"):

@@ -1,11 +1,10 @@
 """The data side of a site: a signed request in, a signed reply out. The only code of a federation that sees images."""
 
-import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,10 +16,17 @@ from medseg_client.approval import experiment_in
 from medseg_client.egress import EgressGuard, Question
 from medseg_client.fault_codes import code_of
 from medseg_client.models import Models
+from medseg_client.personal import (
+    fine_tuning_of,
+    own_weights,
+    told_and_kept,
+    whole,
+)
 from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_facts import facts_as_scalars
 from medseg_client.site_state import SiteState
-from medseg_core.assessment.evaluation import evaluate_test, site_figures, validation_dice
+from medseg_core.assessment.evaluation import evaluate_test, validation_dice
+from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
 from medseg_core.errors import (
     DivergedError,
@@ -32,13 +38,15 @@ from medseg_core.errors import (
 )
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.codec import decode_kinds, decode_model, decode_tensors
-from medseg_core.federation.update import MODEL, ModelSpec, delta, spec_for, spec_of
+from medseg_core.federation.shared_tensors import count_numbers, shared_spec
+from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta, spec_for
 from medseg_core.files import sha256_of
+from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
 from medseg_core.learning.model_package import WEIGHTS
-from medseg_core.learning.networks import build_network, numbers_that_travel
+from medseg_core.learning.networks import build_network
 from medseg_core.learning.signed_model import check_files, unpack_model
-from medseg_core.learning.weights import Weights, get_weights, parameter_names, set_weights
+from medseg_core.learning.weights import Weights, get_weights, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
 from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES, Header
@@ -166,7 +174,7 @@ class Trainer:
                 case "train":
                     return self._train(question, experiment, is_over)
                 case "evaluate":
-                    return self._evaluate(question, experiment)
+                    return self._evaluate(question, experiment, is_over)
                 case "describe":
                     return self._describe(question, experiment)
                 case "publish":
@@ -184,7 +192,7 @@ class Trainer:
         if request.round > (rounds := experiment.federation.rounds):
             raise WireError(RefusalCode.BUDGET_SPENT, f"round {request.round} of {rounds} that were agreed")
         if policy is not None:
-            policy.require_experiment(experiment, numbers_that_travel(experiment.task, experiment.model))
+            policy.require_experiment(experiment, count_numbers(experiment)[0])
         if known is None:
             self._approve(experiment)
         return experiment
@@ -221,34 +229,36 @@ class Trainer:
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
         algorithm, keeps_optimiser = build_algorithm(experiment), experiment.federation.optimiser_memory
-        memory = self._state.memory_at(request) if algorithm.remembers or keeps_optimiser else {}
+        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser
+        memory = self._state.memory_at(request) if remembers else {}
         received = decode_kinds(
             question.payload,
             {kind: spec_for(kind, spec) for kind in (MODEL, *algorithm.downloads)},
             main=MODEL,
         )
-        start = dict(received[MODEL])
+        own = own_weights(algorithm, experiment, spec, memory)
+        start = whole(received[MODEL], own, spec)
         before = self._score_before_training(question, experiment, data, start)
         rule = algorithm.local_rule(received, memory)
-        report, optimiser = self._within_memory(
-            experiment,
-            partial(
-                self.learn,
-                network,
-                cases,
-                experiment,
-                context=RoundContext(request.site, request.round),
-                start=start,
-                rule=rule,
-                memory=memory.get("optimiser"),
-                is_over=is_over,
-            ),
-        )
+        context = RoundContext(request.site, request.round)
+        fit = partial(self._fit, experiment, cases, context=context, is_over=is_over)
+        report, optimiser = fit(start=start, rule=rule, memory=memory.get("optimiser"))
+        trained = get_weights(network)
         scores = self._scores_told(question, experiment, data, before)
+        kept = {**rule.memory, **({"optimiser": optimiser} if keeps_optimiser else {})}
+        if (personal_rule := algorithm.personal_rule(received)) is not None:
+            more, optimiser = fit(start=own, rule=personal_rule, memory=memory.get("personal_optimiser"))
+            report = replace(report, training_s=report.training_s + more.training_s)
+            kept |= {"personal": get_weights(network)}
+            kept |= {"personal_optimiser": optimiser} if keeps_optimiser else {}
+        elif own:
+            kept |= {"personal": {name: trained[name] for name in own}}
+        if not all(np.isfinite(tensor).all() for tensor in kept.get("personal", {}).values()):
+            raise DivergedError(request.site, request.round)
         try:
             reply = self._guard.release_update(
                 question,
-                delta(get_weights(network), start),
+                delta({name: trained[name] for name in spec.tensors}, received[MODEL]),
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps}
                 | ({SCORED_CASES: len(data.validation)} if SCORE in scores else {}),
@@ -261,7 +271,6 @@ class Trainer:
             ).to_bytes()
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        kept = {**rule.memory, **({"optimiser": optimiser} if keeps_optimiser else {})}
         self._state.commit(request, question.sha256, reply, memory=kept)
         return reply
 
@@ -293,8 +302,25 @@ class Trainer:
             scores[GAIN] = None if dice is None or after is None else after - dice
         return scores
 
-    def _within_memory(self, experiment: Experiment, train: Callable[..., Trained]) -> Trained:
-        """Train; where the device cannot hold a batch, once more with batches in two parts, and so from then on."""
+    def _fit(
+        self,
+        experiment: Experiment,
+        cases: Sequence[PreprocessedCase],
+        *,
+        context: RoundContext,
+        start: Weights,
+        rule: LocalRule,
+        memory: Tensors | None = None,
+        recipe: Experiment | None = None,
+        is_over: Callable[[], bool],
+    ) -> Trained:
+        """Train the network from `start`, by the experiment or another recipe for the same network.
+
+        Where the device cannot hold a batch, once more with batches in two parts, and so from then on.
+        """
+        network, _ = self._network(experiment)
+        train = partial(self.learn, network, cases, recipe or experiment, context=context, start=start)
+        train = partial(train, rule=rule, memory=memory, is_over=is_over)
         if self._halved is experiment:
             return train(parts=2)
         try:
@@ -309,8 +335,8 @@ class Trainer:
         self._halved = experiment
         return trained
 
-    def _evaluate(self, question: Question, experiment: Experiment) -> bytes:
-        """Score the model sent on validation or, once a run, on the test cases."""
+    def _evaluate(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
+        """Score the model sent on validation or, once a run, on the test cases; there the site's own model, too."""
         request, model_sha256 = question.header, sha256_of(question.payload)
         if request.split == "test" and (self._state.tested_model(request) or model_sha256) != model_sha256:
             raise WireError(
@@ -320,16 +346,25 @@ class Trainer:
         cases = data.validation if request.split == "validation" else data.test
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
-        set_weights(
-            network, decode_model(question.payload, spec, besides=build_algorithm(experiment).downloads)
+        algorithm = build_algorithm(experiment)
+        model = decode_model(question.payload, spec, besides=algorithm.downloads)
+        own = own_weights(
+            algorithm, experiment, spec, self._state.memory_at(request) if algorithm.personalises else {}
         )
+        set_weights(network, weights := whole(model, own, spec))
         if request.split == "validation":
             scalars: dict[str, float | None] = {"dice": validation_dice(network, cases, experiment)}
         else:
-            result = evaluate_test(network, cases, experiment)
-            scalars = site_figures(result.cases, experiment)
-            attachments |= {f"{name}.npz": picture for name, picture in result.overlays.items()}
-            attachments["cases.json"] = json.dumps([case.to_json() for case in result.cases]).encode()
+            shared, personal = evaluate_test(network, cases, experiment), None
+            if (recipe := fine_tuning_of(experiment)) is not None:
+                fit = partial(self._fit, experiment, data.train, recipe=recipe, is_over=is_over)
+                fit(context=RoundContext(request.site, 1), start=weights, rule=LocalRule())
+                own = get_weights(network)
+            if experiment.federation.has_personal_models:
+                set_weights(network, own)
+                personal = evaluate_test(network, cases, experiment)
+            scalars, kept = told_and_kept(shared, personal, own, experiment)
+            attachments |= kept
         reply = self._guard.release_figures(
             question,
             counts={"cases": len(cases)},
@@ -356,11 +391,11 @@ class Trainer:
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
-        """The experiment's network on this site's device, and its tensors' names and shapes.
+        """The experiment's network on this site's device, and names and shapes of its tensors that travel.
 
         Built once: the weights come with each request.
         """
         if self._built is None or self._built[0] is not experiment:
             network = build_network(experiment.task, experiment.model, seed=0).to(self._device)
-            self._built = experiment, network, spec_of(get_weights(network), parameter_names(network))
+            self._built = experiment, network, shared_spec(experiment, network)
         return self._built[1:]

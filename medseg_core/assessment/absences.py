@@ -16,6 +16,7 @@ _OURS = {  # of the coordinator: what it found, or did not get
     "norm_exceeded": "The update is larger than max_update_norm. Lower the learning rate, or raise the bound.",
     "overflow": "The update holds numbers too large to be added. Lower the learning rate.",
     "repeated_site": "The site had contributed before. Nothing needs to be done.",
+    "missing_figure": "The site does not tell a figure that the experiment weighs sites by. Its policy may keep it.",
     "corrupt_payload": "The update could not be read. Send it again.",
 }
 _SENTENCES = {**{str(code): text for code, text in SENTENCES.items()}, **_OURS}

@@ -21,7 +21,7 @@ Models = Mapping[str, Sequence[CaseScores]]
 class Mark:
     """One model's Dice and its 95 % interval; None with a single patient, or where cases stayed at their sites."""
 
-    model: str  # global, local or pooled
+    model: str  # global, personal, local or pooled
     dice: float
     low: float | None
     high: float | None
@@ -29,13 +29,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One site, or all of them: each model's mark, and the gain of the shared model over training alone."""
+    """One site, or all: each model's mark, the gain of the shared model over training alone, of a personal over it."""
 
     name: str
     n_patients: int
     n_cases: int
     marks: tuple[Mark, ...]
     gain: PairedDifference | None
+    personal_gain: PairedDifference | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,21 @@ class Forest:
 
 def build_forest(summary: Summary, models: Models, gains: Gains, *, samples: int) -> Forest:
     """Marks of the models that were trained, at each site and over all cases."""
-    blocks = {"global": summary.shared, "local": summary.local, "pooled": summary.pooled}
+    blocks = {
+        "global": summary.shared,
+        "personal": summary.personal,
+        "local": summary.local,
+        "pooled": summary.pooled,
+    }
     trained = {name: block for name, block in blocks.items() if block is not None}
     sites = tuple(
         ForestRow(
-            site, own.n_patients, own.n_cases, tuple(_site_marks(trained, site)), gains.at_sites.get(site)
+            site,
+            own.n_patients,
+            own.n_cases,
+            tuple(_site_marks(trained, site)),
+            gains.at_sites.get(site),
+            gains.of_personal_at.get(site),
         )
         for site, own in summary.shared.sites.items()
     )
@@ -76,6 +87,7 @@ def build_forest(summary: Summary, models: Models, gains: Gains, *, samples: int
         sum(row.n_cases for row in sites),
         tuple(_overall_marks(trained, models, seed=summary.seed, samples=samples)),
         gains.over_local,
+        gains.of_personal,
     )
     return Forest(_axis([mark for row in (*sites, overall) for mark in row.marks]), sites, overall)
 
@@ -91,6 +103,7 @@ def _overall_marks(
 ) -> Iterator[Mark]:
     cases = {
         "global": models.get("global", ()),
+        "personal": models.get("personal", ()),
         "local": own_site_cases(models),
         "pooled": models.get("pooled", ()),
     }

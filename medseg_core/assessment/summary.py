@@ -173,6 +173,9 @@ class Summary(_Part):
     best: Best | list[Best]
     sites: dict[str, SiteCounts]
     shared: ModelScores = Field(alias="global")
+    personal: ModelScores | None = (
+        None  # each case under the model of its own site that came from the shared one
+    )
     pooled: ModelScores | None
     local: ModelScores | None
     cross: dict[str, dict[str, CrossScore]] | None = None

@@ -6,7 +6,8 @@ need a 95 % interval over patients that leaves zero out; everything else is "no 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from medseg_core.assessment.report_text import counted, isolated, listing, number, signed, signed_between
 from medseg_core.assessment.scores import (
@@ -17,6 +18,7 @@ from medseg_core.assessment.scores import (
     paired_difference,
 )
 from medseg_core.assessment.summary import Summary
+from medseg_core.config import KEEP_TENSORS
 
 FEW_PATIENTS = (
     10  # below this a percentile bootstrap is too narrow by a fifth and more (Hesterberg 2015, 4.1)
@@ -25,11 +27,13 @@ FEW_PATIENTS = (
 
 @dataclass(frozen=True)
 class Gains:
-    """Shared model minus the others in Dice, on the same cases. None: not trained in this run."""
+    """Shared model minus the others in Dice, and personal minus shared, on the same cases. None: not in this run."""
 
     over_local: PairedDifference | None
     over_pooled: PairedDifference | None
     at_sites: Mapping[str, PairedDifference]  # over the site's own model
+    of_personal: PairedDifference | None = None  # the sites' personal models minus the shared one
+    of_personal_at: Mapping[str, PairedDifference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,17 @@ def find_gains(summary: Summary, models: Mapping[str, Sequence[CaseScores]], *, 
     """What the shared model gains over each baseline, with intervals where the scores of cases are there."""
     shared, local = models.get("global", []), own_site_cases(models)
     sites, own = by_site(shared), by_site(local)
-    at_sites = {
-        site: paired_difference(cases, own.get(site, []), seed=summary.seed, samples=samples)
-        for site, cases in sites.items()
-    }
-    over_local = paired_difference(shared, local, seed=summary.seed, samples=samples)
-    over_pooled = paired_difference(shared, models.get("pooled", []), seed=summary.seed, samples=samples)
-    return Gains(over_local, over_pooled, {site: gain for site, gain in at_sites.items() if gain is not None})
+    paired = partial(paired_difference, seed=summary.seed, samples=samples)
+    at_sites = {site: paired(cases, own.get(site, [])) for site, cases in sites.items()}
+    personal = models.get("personal", [])
+    personal_at = {site: paired(cases, sites.get(site, [])) for site, cases in by_site(personal).items()}
+    return Gains(
+        paired(shared, local),
+        paired(shared, models.get("pooled", [])),
+        {site: gain for site, gain in at_sites.items() if gain is not None},
+        paired(personal, shared),
+        {site: gain for site, gain in personal_at.items() if gain is not None},
+    )
 
 
 def judge(summary: Summary, gains: Gains) -> Verdict:
@@ -68,6 +76,9 @@ def judge(summary: Summary, gains: Gains) -> Verdict:
     ]
     grounds = f"the shared model reaches a Dice of {number(summary.shared.mean.dice)}"
     grounds += f", against {' and '.join(compared)}" if compared else ""
+    if summary.personal is not None and gains.of_personal is not None:
+        where = "where each site makes it its own"
+        grounds += f"; {_clause(summary.personal.mean.dice, gains.of_personal, where)}"
     if gains.over_local is None:
         grounds += "; no site trained alone to compare it with (run with --baselines local,pooled)"
     answer = _answer(gains.over_local) if len(summary.sites) > 1 else "One site makes no federation"
@@ -83,6 +94,8 @@ def _of_hospitals(summary: Summary, gains: Gains) -> Verdict:
     if len(scores) > 1:
         grounds += f", from {number(worst.dice)} at {isolated(worst.site)}"
         grounds += f" to {number(scores[best].dice)} at {isolated(best)}"
+    if summary.personal is not None:
+        grounds += f"; {number(summary.personal.mean.dice)} where each site makes it its own"
     answer = f"One shared model from {counted(len(summary.sites), 'hospital')}"
     return Verdict(answer, f"{grounds}.", tuple(_cautions(summary, gains)))
 
@@ -110,6 +123,8 @@ def _clause(dice: float, gain: PairedDifference, where: str) -> str:
 def _cautions(summary: Summary, gains: Gains) -> Iterator[str]:
     """What a reader should know before believing the headline."""
     sites = summary.shared.sites
+    if summary.algorithm in KEEP_TENSORS:
+        yield f"Each site was scored with the shared model and tensors of its own ({summary.algorithm})."
     losing = [
         f"{isolated(site)} ({signed(gain.dice)})" for site, gain in gains.at_sites.items() if gain.dice < 0
     ]

@@ -23,8 +23,13 @@ COLUMNS = {
 }
 
 
-def score_data(model_folder: Path, data: Path, out: Path, *, device: str) -> None:
-    """Score the model on every labelled case of `data`; `out` is a JSON file. Raises MedsegError leaves."""
+def score_data(
+    model_folder: Path, data: Path, out: Path, *, device: str, personal: Path | None = None
+) -> None:
+    """Score the model on every labelled case of `data`; `out` is a JSON file.
+
+    `personal` is a file of the tensors that are a site's own. Raises MedsegError leaves.
+    """
     from medseg_core.assessment.model_evaluation import evaluate_cases, summarise_evaluation
     from medseg_core.cohort.manifest import read_cohort
     from medseg_core.files import write_atomic
@@ -33,7 +38,7 @@ def score_data(model_folder: Path, data: Path, out: Path, *, device: str) -> Non
 
     if out.is_dir():
         raise UnusableFolderError(out, "it is a folder where a file is to be written")
-    model = read_model(model_folder)
+    model = read_model(model_folder, personal)
     model.network.to(choose_device(device))
     cohort = read_cohort(data, model.experiment.task)
     cases = [case for case in cohort.cases if case.label is not None]

@@ -11,13 +11,18 @@ from rich.progress import Progress
 from medseg_core.errors import FaultyCasesError
 
 
-def segment_images(model_folder: Path, images: Sequence[str], out: Path, *, device: str) -> None:
-    """Segment each of `images`, texts as `files_of` reads them, into the folder `out`. Raises MedsegError leaves."""
+def segment_images(
+    model_folder: Path, images: Sequence[str], out: Path, *, device: str, personal: Path | None = None
+) -> None:
+    """Segment each of `images`, texts as `files_of` reads them, into the folder `out`.
+
+    `personal` is a file of the tensors that are a site's own. Raises MedsegError leaves.
+    """
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_core.learning.file_prediction import image_case, segment_files
     from medseg_core.learning.model_package import read_model
 
-    model = read_model(model_folder)
+    model = read_model(model_folder, personal)
     model.network.to(choose_device(device))
     cases = [image_case(files_of(text)) for text in images]
     with Progress(console=Console(stderr=True)) as progress:

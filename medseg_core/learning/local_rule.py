@@ -19,9 +19,13 @@ class LocalRule:
     def __init__(self) -> None:
         self.uploads: Kinds = {}
         self.memory: Kinds = {}
+        self.extra_passes = 0  # over the cases, besides [federation] local_epochs
 
     def begin(self, network: nn.Module) -> None:
         """The network holds the global model."""
+
+    def begin_pass(self, number: int) -> None:
+        """The next pass over the cases begins; 0 is the first of the round."""
 
     def extra_loss(self, network: nn.Module, images: Tensor) -> Tensor | None:
         """What is added to the loss of a batch, images of shape (b, c, *s); None for nothing."""

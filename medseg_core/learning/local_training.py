@@ -76,20 +76,26 @@ def train_locally(
     _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
 
-    steps = federation.local_epochs * steps_in_pass(len(cases), training.batch_size)
+    passes, in_pass = (
+        federation.local_epochs + rule.extra_passes,
+        steps_in_pass(len(cases), training.batch_size),
+    )
+    steps = passes * in_pass
     source = batches(
         cases,
         training,
         seed=federation.seed,
         site=context.site,
         round_number=context.round_number,
-        passes=federation.local_epochs,
+        passes=passes,
     )
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
         for step, batch in enumerate(source):
             if is_over():
                 raise RoundOverError(context.site, context.round_number)
+            if step % in_pass == 0:
+                rule.begin_pass(step // in_pass)
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
             ready = time.perf_counter()
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medseg_core.cohort.labels import file_values
-from medseg_core.config import Channel, Experiment, LabelValues
+from medseg_core.config import KEEP_TENSORS, Channel, Experiment, LabelValues
 from medseg_core.learning.monai_bundle import differences, required_packages
 
 SCORES = {
@@ -32,7 +32,7 @@ def model_card(experiment: Experiment, summary: Mapping[str, Any], *, weights_sh
         "Images and labels": _contract(experiment),
         "Training": _training(experiment, summary),
         "Scores": _scores(experiment, summary),
-        "How to use it": _usage(),
+        "How to use it": _usage(experiment),
         "MONAI bundle": _bundle(experiment),
         "Origin": _origin(summary, weights_sha256),
     }
@@ -139,16 +139,24 @@ def _site_row(scores: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
     return f"{scores['n_patients']} ({scores['n_cases']})", f"{low} to {high}", *_figures(scores, names)
 
 
-def _usage() -> str:
+def _usage(experiment: Experiment) -> str:
+    own = ""
+    if experiment.federation.algorithm in KEEP_TENSORS:
+        own = (
+            f"\n\n**With {experiment.federation.algorithm} part of the model stays at each site.** The package is "
+            "without it: `--site NAME` adds the part of a site of a simulation, in `personal/`; a hospital has its own."
+        )
     return (
         "```\nmedseg-simulate predict --model model --image scan.nii.gz --out segmentations\n"
         "medseg-simulate evaluate --model model --data labelled_cases --out scores.json\n```\n\n"
         "`predict` needs this folder and nothing else of the run. It writes label maps on the grid of the image, and "
-        "`predictions.json` with their volumes."
+        f"`predictions.json` with their volumes.{own}"
     )
 
 
 def _bundle(experiment: Experiment) -> str:
+    if experiment.federation.algorithm in KEEP_TENSORS:
+        return "It does not run by itself: part of the model stays at each site."
     packages = " ".join(f'"{name}>={least}"' for name, least in required_packages(experiment.task).items())
     return (
         f"```\npip install monai {packages}\n"

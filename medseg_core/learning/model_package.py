@@ -7,6 +7,7 @@
 | provenance.json | where it comes from, and the hashes that the first two must have |
 | README.md | the model card |
 | configs/ | the MONAI bundle: inference.json, metadata.json |
+| personal/SITE.safetensors | of a simulation: what is a site's own of the model, where something is |
 | signature.json | of a federation: the coordinator's signature over all of them (signed_model.py) |
 """
 
@@ -23,8 +24,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
-from medseg_core.config import Experiment, Section, experiment_sha256, experiment_toml, read_experiment
-from medseg_core.errors import ConfigError, ModelFolderError
+from medseg_core.config import (
+    KEEP_TENSORS,
+    Experiment,
+    Section,
+    experiment_sha256,
+    experiment_toml,
+    read_experiment,
+)
+from medseg_core.errors import ConfigError, ModelFolderError, NotWholeError
 from medseg_core.files import sha256_of, write_atomic
 from medseg_core.learning.identity import global_sha256
 from medseg_core.learning.model_card import chosen_round, model_card
@@ -106,8 +114,11 @@ def write_model(
         write_atomic(folder / name, data)
 
 
-def read_model(folder: Path) -> LoadedModel:
-    """The model in a folder, every hash checked. Raises ModelFolderError."""
+def read_model(folder: Path, personal: Path | None = None) -> LoadedModel:
+    """The model in a folder, every hash checked, with the tensors that are a site's own if a file of them is given.
+
+    Raises ModelFolderError, and NotWholeError where sites keep part of the model and no such file is given.
+    """
     provenance = _read_provenance(folder)
     if sha256_of(_read(folder, EXPERIMENT)) != provenance.experiment_sha256:
         raise ModelFolderError(folder, f"{EXPERIMENT} is not the one that the model was trained with")
@@ -120,10 +131,26 @@ def read_model(folder: Path) -> LoadedModel:
     try:
         experiment = read_experiment(folder / EXPERIMENT)
         network = build_network(experiment.task, experiment.model, seed=0)
+        if personal is not None:
+            weights |= _load_personal(folder, personal)
+            made_by = {"weights_sha256": global_sha256(weights)}
+            provenance = provenance.model_copy(update=made_by)  # results name the weights that made them
+        elif experiment.federation.algorithm in KEEP_TENSORS:
+            raise NotWholeError(folder, experiment.federation.algorithm)
         set_weights(network, weights)
     except (ConfigError, ValueError) as error:
         raise ModelFolderError(folder, f"it was made by another version of medseg ({error})") from None
     return LoadedModel(experiment, network.eval(), provenance)
+
+
+def _load_personal(folder: Path, path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors in a file of a site's own."""
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelFolderError(folder, f"there is no {path.name} of a site's own") from None
+    except (OSError, SafetensorError):
+        raise ModelFolderError(folder, f"{path.name} is damaged or cannot be read") from None
 
 
 def _read_provenance(folder: Path) -> Provenance:

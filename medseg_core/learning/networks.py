@@ -7,7 +7,6 @@ module is asked for, and a process that does not build a network should not wait
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 from medseg_core.config import Model, Task
@@ -77,12 +76,17 @@ def patch_multiple(model: Model) -> int:
     return 1 if model.name == "cnn3d" else 2 ** (len(model.channels) - 1)
 
 
-def numbers_that_travel(task: Task, model: Model) -> int:
-    """Parameters and floating-point buffers of a network, counted without memory for them; raises as it does."""
-    with torch.device("meta"):
-        network = build_network(task, model, seed=0)
-    buffers = (b for b in network.buffers() if b.is_floating_point())
-    return sum(tensor.numel() for tensor in (*network.parameters(), *buffers))
+def head_of(model: Model) -> str:
+    """Name of the network's last convolution, or block of them: what makes the maps of the classes."""
+    match model.name:
+        case "unet" | "attention_unet":
+            return "model.2"
+        case "dynunet":
+            return "output_block"
+        case "segresnet":
+            return "conv_final.2"
+        case "cnn3d":
+            return str(len(model.channels))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -44,6 +44,11 @@ def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32
             tensor.copy_(torch.tensor(weights[name]))  # a copy: received arrays may be read-only
 
 
+def tensor_names(network: nn.Module) -> frozenset[str]:
+    """Names in `get_weights`, of a network without memory for its tensors, too."""
+    return frozenset(name for name, _ in _float_tensors(network))
+
+
 def parameter_names(network: nn.Module) -> frozenset[str]:
     """Names in `get_weights` that are parameters; the other names are buffers."""
     return frozenset(name for name, _ in network.named_parameters())

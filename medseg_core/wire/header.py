@@ -11,8 +11,8 @@ from medseg_core.wire import versions
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.versions import WIRE_VERSION
 
-HEADER_BYTES_MAX = 1 << 20  # 4096 counts or scalars with the longest keys stay below
-ENTRIES_MAX = 4096  # a score with interval for 200 labels and 6 metrics needs 3600
+HEADER_BYTES_MAX = 1 << 20  # 5120 counts or scalars with the longest keys stay below
+ENTRIES_MAX = 5120  # two models' scores for 200 labels: 9 metrics, and 3 counts of cases that define one
 
 Kind = Literal["describe", "train", "evaluate", "publish"]
 Split = Literal["validation", "test"]
@@ -37,6 +37,7 @@ SCORED_CASES = "validation_cases"  # beside it
 GAIN = (
     "validation_gain"  # in a train reply: how much higher the site's own model scores than the one that came
 )
+PERSONAL = "personal:"  # before a test figure: of the site's own model; no label's name has a colon
 _SPLITS: dict[Kind, tuple[Split | None, ...]] = {
     "describe": (None,),
     "train": (None, "validation"),
@@ -49,10 +50,11 @@ class Header(BaseModel):
     """What an envelope says about itself. Frozen; unknown fields, text, NaN and infinity are refused.
 
     `scalars` uses None for a figure that is not defined, such as a score over no case. `counted_round` and
-    `counted_attempt` name, in a train request, the last update of this site that entered the global model
-    (0, 0: none). A train request with `split` asks for the validation score of the model that it brings, too:
-    that of the round before. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger
-    under which it left: whoever keeps them can tell later whether lines were cut from it.
+    `counted_attempt` name, in a train or evaluate request, the last update of this site that entered the global model
+    that it brings (0, 0: none); `kept_round` and `kept_attempt`, in a train request, that of the best model so far,
+    whose state the site is to keep. A train request with `split` asks for the validation score of the model that it
+    brings, too: that of the round before. `ledger_sequence` and `ledger_head` name, in an answer, the line of the
+    site's ledger under which it left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -74,6 +76,8 @@ class Header(BaseModel):
     payload_bytes: Count = 0
     counted_round: RoundNumber = 0
     counted_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    kept_round: RoundNumber = 0
+    kept_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     split: Split | None = None
     code: RefusalCode | None = None
     ledger_sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None
@@ -116,10 +120,16 @@ class Header(BaseModel):
     def _counted_comes_before(self) -> "Header":
         if (self.counted_round == 0) != (self.counted_attempt == 0):
             raise ValueError("counted_round and counted_attempt go together")
-        if self.counted_round and not (self.kind == "train" and self.direction == "request"):
-            raise ValueError("counted_round belongs to train requests")
-        if self.counted_round and self.counted_round >= self.round:
-            raise ValueError("counted_round lies before round")
+        if self.counted_round and not (self.kind in ("train", "evaluate") and self.direction == "request"):
+            raise ValueError("counted_round belongs to train and evaluate requests")
+        if self.counted_round and self.counted_round > self.round - (self.kind == "train"):
+            raise ValueError("counted_round lies before round, or is the round that is evaluated")
+        if (self.kept_round == 0) != (self.kept_attempt == 0):
+            raise ValueError("kept_round and kept_attempt go together")
+        if self.kept_round and self.kind != "train":
+            raise ValueError("kept_round belongs to train requests")
+        if self.kept_round > self.counted_round:
+            raise ValueError("kept_round is counted_round or lies before it")
         return self
 
 

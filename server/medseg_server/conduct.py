@@ -16,7 +16,12 @@ def conduct(run: Run) -> Trained:
     if tested is None:
         trained = _train(run)
         tested = test_and_read(run, trained.best_round, trained.cases)
-        figures = {"sites": tested.figures, "absent": tested.absent, "server": tested.server}
+        figures = {
+            "sites": tested.figures,
+            "absent": tested.absent,
+            "personal": tested.personal,
+            "server": tested.server,
+        }
         run.store.event("tested", round=trained.best_round, **figures)
     else:
         trained = recall(run)
@@ -45,5 +50,5 @@ def _tested_before(run: Run) -> Tested | None:
     """The test figures that an earlier process wrote down."""
     for event in run.store.events("tested"):
         figures: dict[str, Figures] = event["sites"]
-        return Tested(figures, event["absent"], event["server"])
+        return Tested(figures, event["absent"], event["personal"], event["server"])
     return None

@@ -9,7 +9,8 @@ from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
 from medseg_core.federation.codec import encode_tensors
-from medseg_core.wire.header import Header
+from medseg_core.wire.header import PERSONAL, Header
+from medseg_server.asking import counted_in
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]
@@ -25,6 +26,7 @@ class Tested:
 
     figures: Mapping[str, Figures]
     absent: Mapping[str, str]
+    personal: Mapping[str, Figures]  # of each site's own model; of the same sites, or of none
     server: Mapping[str, float | int | None] | None = None  # on the coordinator's own cases
 
 
@@ -104,29 +106,40 @@ def test_and_read(run: Run, chosen_round: int, described: Described) -> Tested:
     state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
     scores, absent, _ = _evaluate(run, state, "test", tuple(described))
     figures: dict[str, Figures] = {}
+    personal: dict[str, Figures] = {}
     for site, told in sorted(scores.items()):
-        counts = described[site]
-        found = read_figures(
-            told,
-            tuple(run.experiment.task.labels),
-            n_cases=counts["test_cases"],
-            n_patients=counts["test_patients"],
-        )
-        if isinstance(found, str):
-            absent[site] = found
+        own = {
+            name.removeprefix(PERSONAL): value for name, value in told.items() if name.startswith(PERSONAL)
+        }
+        found = _read(run, told, described[site])
+        found_own = _read(run, own, described[site]) if run.experiment.federation.has_personal_models else {}
+        if isinstance(found, str) or isinstance(found_own, str):
+            absent[site] = found if isinstance(found, str) else str(found_own)
         else:
             figures[site] = found
+            personal |= {site: found_own} if found_own else {}
     needed = {site: why for site, why in absent.items() if site in run.experiment.federation.required_sites}
     if needed or not figures:
         raise SiteAnswersError("evaluate", needed or absent)
-    own = run.own_data.scores(dict(state.weights)) if run.own_data is not None else None
-    return Tested(figures, dict(sorted(absent.items())), own)
+    server = run.own_data.scores(dict(state.weights)) if run.own_data is not None else None
+    return Tested(figures, dict(sorted(absent.items())), personal, server)
+
+
+def _read(run: Run, told: Scores, counts: Mapping[str, int]) -> Figures | str:
+    """The figures of a site's test, or why they cannot be used."""
+    return read_figures(
+        told,
+        tuple(run.experiment.task.labels),
+        n_cases=counts["test_cases"],
+        n_patients=counts["test_patients"],
+    )
 
 
 def best_round(history: list[Record]) -> int:
-    """The round with the highest validation Dice; the first of equals."""
+    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet."""
     scored = [r for r in history if "validation_dice" in r]
-    return int(max(scored, key=lambda r: (r["validation_dice"], -r["round"]))["round"])
+    best = max(scored, key=lambda r: (r["validation_dice"], -r["round"]), default={"round": 0})
+    return int(best["round"])
 
 
 def scores_of(record: Record | None) -> Record:
@@ -141,7 +154,8 @@ def _evaluate(
     """Scores of a model at each site, who did not answer, and what it took on the wire."""
     attempt = run.next_attempt(f"evaluating_{split}", state.round)
     headers: dict[str, Header] = {
-        site: run.header("evaluate", site, state.round, attempt, split=split) for site in sites
+        site: run.header("evaluate", site, state.round, attempt, split=split, **counted_in(state, site))
+        for site in sites
     }
     scores: dict[str, Scores] = {}
     absent, traffic = {}, {"bytes_down": 0, "bytes_up": 0}

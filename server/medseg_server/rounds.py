@@ -15,6 +15,7 @@ from medseg_core.federation.algorithms.base import Accumulator, Algorithm, Serve
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
 from medseg_core.federation.codec import decode_kinds, encode_kinds
 from medseg_core.federation.exact_sum import integer_weights
+from medseg_core.federation.shared_tensors import initial_network, shared_spec
 from medseg_core.federation.update import (
     DELTA,
     MODEL,
@@ -22,13 +23,13 @@ from medseg_core.federation.update import (
     ModelSpec,
     check_update,
     spec_for,
-    spec_of,
 )
 from medseg_core.learning.networks import build_network
-from medseg_core.learning.weights import get_weights, parameter_names
+from medseg_core.learning.weights import get_weights
 from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES
+from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
 from medseg_server.evaluating import (
     Described,
@@ -114,7 +115,7 @@ def recall(run: Run) -> Trained:
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Names and shapes of the tensors that travel."""
     network = build_network(experiment.task, experiment.model, seed=0)
-    return spec_of(get_weights(network), parameter_names(network))
+    return shared_spec(experiment, network)
 
 
 def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerState, list[Record]]:
@@ -127,9 +128,8 @@ def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerSta
         history = list(checkpoint.record["history"])
         scored = {e["round"]: e for e in run.store.events("evaluated")}
         return checkpoint.state, [r | scores_of(scored.get(r["round"])) for r in history]
-    seed = derive_seed(run.experiment.federation.seed, purpose="initial_weights")
-    network = build_network(run.experiment.task, run.experiment.model, seed=seed)
-    state = algorithm.init(get_weights(network), spec)
+    weights = get_weights(initial_network(run.experiment))
+    state = algorithm.init({name: weights[name] for name in spec.tensors}, spec)
     save_checkpoint(run.store.checkpoints, state, {"history": []})
     return state, []
 
@@ -173,9 +173,15 @@ def _round(
     payload = encode_kinds(
         {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
     )
-    answers = _ask(
-        run, state, payload, attempt, to_train=names, to_score=tuple(described) if is_scoring else ()
+    headers = headers_of_round(
+        run,
+        state,
+        attempt,
+        to_train=names,
+        to_score=tuple(described) if is_scoring else (),
+        kept=last_updates(history, best_round(history)) if algorithm.personalises else {},
     )
+    answers = run.ask(headers, payload, deadline_s=run.experiment.federation.deadline_s)
     returned = _receive(
         run, algorithm, accumulator, number=number, answers=answers, participants=names, described=described
     )
@@ -193,34 +199,15 @@ def _round(
     new_state, diagnostics = algorithm.finish(
         accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
     )
-    record = {"round": number, **_participation(contributed, absent), "diagnostics": diagnostics}
-    run.store.event("round_finished", attempt=attempt, **record)
+    record = {
+        "round": number,
+        "attempt": attempt,
+        **_participation(contributed, absent),
+        "diagnostics": diagnostics,
+    }
+    run.store.event("round_finished", **record)
     run.on_round(record)
     return new_state, record
-
-
-def _ask(
-    run: Run,
-    state: ServerState,
-    payload: bytes,
-    attempt: int,
-    *,
-    to_train: tuple[str, ...],
-    to_score: tuple[str, ...],
-) -> Iterator[Answer]:
-    """Send a payload, the model of a state, to sites; each that trains is told which of its updates counted last."""
-    headers = {}
-    for site in to_train:
-        counted_round, counted_attempt = state.counted.get(site, (0, 0))
-        more = {"counted_round": counted_round, "counted_attempt": counted_attempt}
-        split = "validation" if site in to_score else None
-        headers[site] = run.header("train", site, state.round + 1, attempt, split=split, **more)
-    if others := [site for site in to_score if site not in to_train]:
-        attempt = run.next_attempt("evaluating_validation", state.round)
-        for site in others:
-            headers[site] = run.header("evaluate", site, state.round, attempt, split="validation")
-    deadline_s = run.experiment.federation.deadline_s
-    return run.ask(headers, payload, deadline_s=deadline_s)
 
 
 def _receive(

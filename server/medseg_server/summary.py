@@ -18,11 +18,13 @@ PURPOSES = ("train", "validation", "test")
 
 def summarise_federation(run: Run, trained: Trained, tested: Tested) -> dict[str, Any]:
     """The summary of a run across hospitals, from its records and what the sites released."""
+    labels = tuple(run.experiment.task.labels)
     return {
         **identify(run.experiment, trained),
         "best": best_of(trained),
         "sites": site_counts(trained),
-        "global": pool_figures(tested.figures, tuple(run.experiment.task.labels)),
+        "global": pool_figures(tested.figures, labels),
+        "personal": pool_figures(tested.personal, labels) if tested.personal else None,
         "pooled": None,
         "local": None,
         "untested": dict(tested.absent),

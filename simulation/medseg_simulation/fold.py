@@ -16,11 +16,12 @@ import torch
 from pydantic import TypeAdapter
 
 from medseg_client.egress import EgressGuard
+from medseg_client.personal import PERSONAL_CASES, PERSONAL_WEIGHTS
 from medseg_client.site_data import SiteData
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.assessment.scores import CaseScores
-from medseg_core.config import Experiment, Tuned, experiment_sha256
+from medseg_core.config import Experiment, FineTuning, Tuned, experiment_sha256
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import set_weights
@@ -78,6 +79,7 @@ class FoldResult:
     cases: Mapping[str, tuple[CaseScores, ...]]  # by model, test cases of all sites
     overlays: Mapping[str, bytes]  # by case, of the global model
     attack: Attack | None  # on the global model, where a site tried one that shows on test cases
+    personal: Mapping[str, bytes]  # by site, safetensors: what is its own of the global model, if anything is
     baseline_s: float  # spent on baselines
 
 
@@ -121,7 +123,12 @@ def run_fold(
             cases[plan.name] = scores
             overlays |= pictures if plan.name == "global" else {}
     attack = _attack(experiment, data, folder, trained["global"].best_round, compute.device)
-    return FoldResult(trained, cases, overlays, attack, clock.baseline_s)
+    run_name = trained["global"].run
+    if experiment.federation.has_personal_models:
+        cases["personal"] = _cases_in(folder, run_name, tuple(data), PERSONAL_CASES)
+    kept = {site: _tested(folder, run_name, site)[-1] / PERSONAL_WEIGHTS for site in data}
+    personal = {site: path.read_bytes() for site, path in kept.items() if path.exists()}
+    return FoldResult(trained, cases, overlays, attack, personal, clock.baseline_s)
 
 
 def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[ModelPlan]:
@@ -149,6 +156,7 @@ def _central(experiment: Experiment, tuned: Tuned) -> Experiment:
     federation = experiment.federation.model_copy(
         update={
             "algorithm": "fedavg",
+            "fine_tuning": FineTuning(),
             "server_momentum": 0.0,
             "server_learning_rate": 1.0,
             "optimiser_memory": True,
@@ -247,13 +255,16 @@ def _collect(
     folder: Path, run: str, sites: tuple[str, ...]
 ) -> tuple[tuple[CaseScores, ...], dict[str, bytes]]:
     """Test scores and pictures that the virtual sites keep: their owner sits at this machine."""
-    cases: list[CaseScores] = []
     pictures: dict[str, bytes] = {}
     for site in sites:
-        newest = _tested(folder, run, site)[-1]
-        cases += _CASES.validate_python(json.loads((newest / "cases.json").read_text()))
-        pictures |= {path.stem: path.read_bytes() for path in newest.glob("*.npz")}
-    return tuple(cases), pictures
+        pictures |= {path.stem: path.read_bytes() for path in _tested(folder, run, site)[-1].glob("*.npz")}
+    return _cases_in(folder, run, sites, "cases.json"), pictures
+
+
+def _cases_in(folder: Path, run: str, sites: tuple[str, ...], name: str) -> tuple[CaseScores, ...]:
+    """The test scores of single cases in the file of this name at each virtual site."""
+    files = [_tested(folder, run, site)[-1] / name for site in sites]
+    return tuple(case for path in files for case in _CASES.validate_python(json.loads(path.read_text())))
 
 
 def _tested(folder: Path, run: str, site: str) -> list[Path]:

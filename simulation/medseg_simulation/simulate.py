@@ -160,6 +160,8 @@ def _write(
     baseline_s = sum(result.baseline_s for result in results)
     summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
     write_model(place.out / "model", experiment, best.state.weights, summary)
+    for site, own in results[0].personal.items():
+        write_atomic(place.out / "model" / "personal" / f"{site}.safetensors", own)
     store = RunStore(place.out)
     store.write_json("summary.json", summary)
     write_report(place.out)

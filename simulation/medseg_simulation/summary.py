@@ -38,11 +38,13 @@ def summarise_run(experiment: Experiment, results: Sequence[FoldResult], *, devi
         "best": per_fold([best_of(federation) for federation in federations]),
         "sites": site_counts(federations[0]),
         "global": block(models["global"]),
+        "personal": block(models.get("personal", [])),
         "pooled": block(models.get("pooled", [])),
         "local": block(local),
         "cross": {
             name: {site: {"dice": mean_scores(own)["dice"]} for site, own in by_site(cases).items()}
             for name, cases in models.items()
+            if name != "personal"  # a model a site, each on its own cases alone
         },
         "curves": per_fold([_curves(result.trained) for result in results]),
         "participation": per_fold([participation(federation) for federation in federations]),

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from medseg_core.federation.exact_sum import ExactSum
 from medseg_core.federation.update import (
@@ -100,6 +101,11 @@ class Algorithm:
         return False
 
     @property
+    def personalises(self) -> bool:
+        """Whether each site is scored with tensors of its own: those of its last counted round, kind `personal`."""
+        return False
+
+    @property
     def downloads(self) -> tuple[str, ...]:
         """Kinds of the server's memory that go to the sites beside the model, to train with."""
         return ()
@@ -112,6 +118,14 @@ class Algorithm:
     def local_rule(self, received: Kinds, memory: Kinds) -> LocalRule:
         """What a site does besides plain training: with what came, and what it kept from its last counted round."""
         return LocalRule()
+
+    def local_names(self, network: nn.Module) -> frozenset[str]:
+        """The network's tensors that never leave a site nor come to it: it has its own of them."""
+        return frozenset()
+
+    def personal_rule(self, received: Kinds) -> LocalRule | None:
+        """How a site trains a whole model of its own beside the global one; None: it has none."""
+        return None
 
     def init(self, weights: Tensors, spec: ModelSpec) -> ServerState:
         """The state of round 0. Raises UpdateError where weights and specification differ."""

@@ -2,12 +2,15 @@
 
 from medseg_core.config import Experiment
 from medseg_core.federation.algorithms.base import Algorithm
+from medseg_core.federation.algorithms.ditto import Ditto
 from medseg_core.federation.algorithms.fedadagrad import FedAdagrad
 from medseg_core.federation.algorithms.fedadam import FedAdam
 from medseg_core.federation.algorithms.fedavg import FedAvg
+from medseg_core.federation.algorithms.fedbn import FedBN
 from medseg_core.federation.algorithms.feddyn import FedDyn
 from medseg_core.federation.algorithms.fednova import FedNova
 from medseg_core.federation.algorithms.fedprox import FedProx
+from medseg_core.federation.algorithms.fedrep import FedRep
 from medseg_core.federation.algorithms.fedyogi import FedYogi
 from medseg_core.federation.algorithms.fltrust import FLTrust
 from medseg_core.federation.algorithms.geometric_median import GeometricMedian
@@ -17,7 +20,9 @@ from medseg_core.federation.algorithms.moon import Moon
 from medseg_core.federation.algorithms.norm_bounding import NormBounding
 from medseg_core.federation.algorithms.qfedavg import QFedAvg
 from medseg_core.federation.algorithms.scaffold import Scaffold
+from medseg_core.federation.algorithms.silobn import SiloBN
 from medseg_core.federation.algorithms.trimmed_mean import TrimmedMean
+from medseg_core.learning.networks import head_of
 
 USUAL_MOMENTUM = 0.9  # Hsu et al. 2019; of fedavgm where the experiment gives none
 
@@ -53,6 +58,14 @@ def build_algorithm(experiment: Experiment) -> Algorithm:
             return Moon(momentum, rate, federation.moon.weight, federation.moon.temperature)
         case "qfedavg":
             return QFedAvg(federation.qfedavg.fairness, training.learning_rate)
+        case "fedbn":
+            return FedBN(momentum, rate)
+        case "silobn":
+            return SiloBN(momentum, rate)
+        case "ditto":
+            return Ditto(momentum, rate, federation.ditto.weight)
+        case "fedrep":
+            return FedRep(momentum, rate, head_of(experiment.model), federation.fedrep.head_epochs)
         case "median":
             return Median(momentum, rate)
         case "trimmed_mean":

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medseg_core.commands.evaluate import score_data
-from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.options import personal_file, takes
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,14 @@ class EvaluateOptions:
     data: Annotated[Path, typer.Option(help="Folder with labelled cases, or its manifest.csv.")]
     out: Annotated[Path, typer.Option(help="File (JSON) for the scores: mean, labels, sites, cases.")]
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    site: Annotated[
+        str | None,
+        typer.Option(help="Use the model as this site made it its own: personal/NAME.safetensors."),
+    ] = None
 
 
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on every labelled case of a data set, on the grid of its files."""
-    score_data(options.model, options.data, options.out, device=options.device)
+    own = personal_file(options.model, options.site)
+    score_data(options.model, options.data, options.out, device=options.device, personal=own)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from typer.models import ParameterInfo
@@ -35,6 +36,11 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
         return wrapped
 
     return decorate
+
+
+def personal_file(model: Path, site: str | None) -> Path | None:
+    """The file in a model's folder that holds what is a site's own of it."""
+    return None if site is None else model / "personal" / f"{site}.safetensors"
 
 
 def _without_environment(hint: Any) -> None:

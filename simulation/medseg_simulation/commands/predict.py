@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medseg_core.commands.predict import segment_images
-from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.options import personal_file, takes
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,15 @@ class PredictOptions:
     ]
     more: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="More images.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    site: Annotated[
+        str | None,
+        typer.Option(help="Use the model as this site made it its own: personal/NAME.safetensors."),
+    ] = None
 
 
 @takes(PredictOptions)
 def predict(options: PredictOptions) -> None:
     """Segment images with a trained model: label maps on the grid of each image. Research use only."""
     images = (*options.image, *(options.more or ()))
-    segment_images(options.model, images, options.out, device=options.device)
+    own = personal_file(options.model, options.site)
+    segment_images(options.model, images, options.out, device=options.device, personal=own)

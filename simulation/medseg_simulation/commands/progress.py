@@ -13,6 +13,7 @@ from medseg_core.config import Experiment
 
 MODELS = {  # in summary.json: heading of the column, and what it means
     "global": ("shared model", "trained across the sites (95 % interval over patients)"),
+    "personal": ("personal", "the shared model made its own by each site"),
     "local": ("own model", "trained by the site alone"),
     "pooled": ("pooled", "trained with all data in one place"),
 }
@@ -86,7 +87,7 @@ class Terminal:
 
 def scores_table(summary: dict[str, Any]) -> Table:
     """Test Dice, one row a site: the table is as narrow for 20 sites as for 2."""
-    models = [name for name in MODELS if summary[name]]
+    models = [name for name in MODELS if summary.get(name)]
     legend = ". ".join(": ".join(MODELS[name]).capitalize() for name in models)
     table = Table(Column("test Dice", overflow="fold"), caption=f"{legend}.", caption_justify="left")
     for heading in ("patients", *(MODELS[name][0] for name in models)):

@@ -199,3 +199,17 @@ def test_the_command_writes_it_where_it_is_told(
 def test_a_folder_that_is_no_site_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(NoSiteFolderError):
         write_site_report(SiteFolder(tmp_path), tmp_path / "page.html")
+
+
+def test_a_model_of_the_sites_own_has_a_row_of_the_released_figures(tmp_path: Path) -> None:
+    experiment = make_experiment(federation={"rounds": 1, "algorithm": "ditto"})
+    server, site = make_joined_site(tmp_path, algorithms=("ditto",))
+    site.approved.add(experiment)
+    conduct(run_with(server, trainer_of(site), experiment, "first", "north"))
+    write_site_report(site, tmp_path / "report.html")
+    entries = [line.entry for line in read_ledger(site.ledger, site.public_key).lines]
+    tested = history_of(entries).runs["first"].tested
+    assert tested is not None
+    assert f"This site's own model {tested.scalars['personal:dice']:.3f} " in told(
+        Page(tmp_path / "report.html")
+    )

@@ -15,7 +15,7 @@ from builders import (
     newest_weights,
 )
 
-from medseg_core.config import NEED_SGD, AlgorithmName, Experiment
+from medseg_core.config import NEED_BATCH_NORM, NEED_SGD, AlgorithmName, Experiment
 from medseg_core.errors import TooFewSitesError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.checkpoint import newest_checkpoint
@@ -27,10 +27,10 @@ SITES = ("east", "north", "south", "upland", "west")  # as many as krum needs
 
 def experiment_of(algorithm: AlgorithmName, **federation: Any) -> Experiment:
     training = {"optimiser": "sgd", "learning_rate": 0.02} if algorithm in NEED_SGD else {}
+    model = {"normalisation": "batch"} if algorithm in NEED_BATCH_NORM else {}
     own = {"server_data": "mine"} if algorithm == "fltrust" else {}
-    return make_experiment(
-        federation={"algorithm": algorithm, "rounds": 3, **federation}, training=training, evaluation=own
-    )
+    federation = {"algorithm": algorithm, "rounds": 3, **federation}
+    return make_experiment(federation=federation, training=training, model=model, evaluation=own)
 
 
 def run_in(folder: Path, experiment: Experiment, sites: tuple[str, ...] = SITES) -> Any:
@@ -47,7 +47,7 @@ def test_a_crash_after_any_round_changes_no_bit(tmp_path: Path, algorithm: Algor
     whole = run_in(tmp_path / "whole", experiment)
     train(whole)
     start, end = initial_weights(experiment), newest_weights(whole)
-    assert any(np.abs(end[name] - start[name]).max() > 1e-4 for name in start)
+    assert any(np.abs(end[name] - start[name]).max() > 1e-4 for name in end)
     assert all(np.isfinite(tensor).all() for tensor in end.values())
 
     broken = run_in(tmp_path / "broken", experiment)
