@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
@@ -33,15 +34,18 @@ class SweepTerminal:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._cases: Any = None
+        self._n_cases = 0
         self._rounds: Any = None
         self._warned: set[str] = set()
         self._left = ""
 
     def on_case(self, total: int) -> None:
         """One more case is prepared; only those of the first run take time."""
-        if self._cases is None:
+        if self._n_cases == 0:
             self._cases = self._progress.add_task("cases", total=total, figures="")
-        self._progress.advance(self._cases)
+        self._n_cases += 1
+        if self._n_cases <= total:
+            self._progress.advance(self._cases)
 
     def on_warning(self, text: str) -> None:
         """Something to know about the data, told once."""
@@ -88,44 +92,53 @@ def show_result(result: SweepResult, out: Path) -> None:
     for name, setting in result.settings.items():
         console.print(setting_table(name, setting, result.reference))
     told = result.recommendation
-    for line in (f"{told.answer}: {told.grounds}", *told.cautions, f"page: {out / 'sweep.html'}"):
-        console.print(plain(line), highlight=False, markup=False, soft_wrap=True)
+    lines = (
+        *_failures(result),
+        f"{told.answer}: {told.grounds}",
+        *told.cautions,
+        f"page: {out / 'sweep.html'}",
+    )
+    for line in lines:
+        console.print(_plain(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def setting_table(name: str, setting: SettingResult, reference: str | None) -> Table:
-    """The rows of one setting; mean and deviation over seeds."""
-    against = f"against {reference}" if reference else "against"
-    headings = (
-        "Dice",
-        "worst site",
-        "gap to pooled",
-        "gain over local",
-        against,
-        "sent, received",
-        "training",
-    )
-    caption = "Mean (deviation over seeds). Bytes of a site in a round; training added up over the sites."
-    table = Table(Column(name, overflow="fold"), caption=caption, caption_justify="left")
-    for heading in headings:
-        table.add_column(heading)
+    """The rows of one setting."""
+    headings = ("Dice", "worst\nsite", "gap to\npooled", "gain over\nlocal", f"against\n{reference or '-'}")
+    caption = "Mean and deviation over seeds; 95 % interval of the difference. Bytes of a site in a round; "
+    caption += "training added up over the sites."
+    table = Table(Column(name, overflow="fold"), caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    for heading in (*headings, "sent,\nreceived", "training"):
+        table.add_column(heading, no_wrap=True)
     for label, row in setting.algorithms.items():
         table.add_row(label, *_cells(row))
+    for label in setting.failures:
+        table.add_row(label, "failed", *"------")
     table.add_section()
     for label, baseline in setting.baselines.items():
         table.add_row(label, *_scores(baseline))
-    for label, reasons in setting.failures.items():
-        table.add_row(label, plain("; ".join(dict.fromkeys(reasons.values()))))
     return table
+
+
+def _failures(result: SweepResult) -> list[str]:
+    """What could not be run, and why; a reason that seeds or settings share is told once."""
+    told = [
+        f"{row} cannot be run: {reason}"
+        for setting in result.settings.values()
+        for row, reasons in setting.failures.items()
+        for reason in reasons.values()
+    ]
+    return list(dict.fromkeys(told))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     found = row.over_reference
-    against = "-" if found is None else f"{signed(found.dice)}\n{signed_between(found.low, found.high)}"
+    interval = signed_between(found.low, found.high).replace(" to ", "\nto ") if found else ""
     return (
         *_scores(row),
         _spread(row.gap_to_pooled, sign=True),
         _spread(row.gain_over_local, sign=True),
-        plain(against),
+        _plain(f"{signed(found.dice)}\n{interval}") if found else "-",
         f"{megabytes(row.bytes_up)}\n{megabytes(row.bytes_down)}",
         duration(row.training_s.mean),
     )
@@ -139,9 +152,9 @@ def _spread(found: Spread | None, *, sign: bool = False) -> str:
     if found is None:
         return "-"
     mean = signed(found.mean) if sign else number(found.mean)
-    return plain(mean if found.deviation is None else f"{mean} ({number(found.deviation)})")
+    return _plain(mean if found.deviation is None else f"{mean}\n+-{number(found.deviation)}")
 
 
-def plain(text: str) -> str:
+def _plain(text: str) -> str:
     """In signs that every terminal has."""
     return text.replace("\N{MINUS SIGN}", "-")

@@ -35,6 +35,11 @@ class Choice:
     chosen: int  # counted from 0
     validation_dice: tuple[float | None, ...] = ()
 
+    @property
+    def without_scores(self) -> "Choice":
+        """The same candidate, where another seed chose it."""
+        return Choice(self.chosen)
+
     @classmethod
     def best_of(cls, validation_dice: Sequence[float | None]) -> "Choice":
         """The highest; the first of equals."""

@@ -31,7 +31,9 @@ def draw_scores(setting: SettingResult, reference: str | None) -> str:
                 axes.axvline(mean, color=COLOURS[name], linestyle=STYLES[name], linewidth=1.4, label=told)
         _name_rows(axes, [name for name, _ in rows], reference)
         if setting.baselines:
-            axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0), edgecolor="none", framealpha=0.85)
+            axes.legend(
+                loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0, edgecolor="none"
+            )
         return as_svg(axes.figure)  # type: ignore[arg-type]
 
 

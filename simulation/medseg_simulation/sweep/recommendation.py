@@ -50,7 +50,7 @@ def recommend(
     grounds = f"the best mean of the others, {best}, is {told}: {chance}, and {reference} is the simplest."
     return Recommendation(
         algorithm=reference,
-        answer=f"Stay with {reference}" if is_worse else f"No difference found: stay with {reference}",
+        answer=f"Stay with {reference}" if is_worse else f"No difference found, so stay with {reference}",
         grounds=grounds + _others(best, over_reference),
         cautions=cautions,
     )

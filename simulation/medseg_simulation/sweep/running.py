@@ -116,9 +116,9 @@ def _earlier_choices(plan: Plan, piece: _Work, outcomes: Outcomes) -> Choices | 
     if plan.sweep.tries == 1 or plan.sweep.tuning.on == "each_seed" or first == piece.cell:
         return None
     if first in outcomes.algorithms:
-        return {"global": outcomes.algorithms[first].choice}
+        return {"global": outcomes.algorithms[first].choice.without_scores}
     if first in outcomes.baselines:
-        return {name: baseline.choice for name, baseline in outcomes.baselines[first].items()}
+        return {name: baseline.choice.without_scores for name, baseline in outcomes.baselines[first].items()}
     return None
 
 
