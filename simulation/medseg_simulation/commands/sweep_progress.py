@@ -95,6 +95,7 @@ def show_result(result: SweepResult, out: Path) -> None:
     lines = (
         *_failures(result),
         f"{told.answer}: {told.grounds}",
+        *told.others,
         *told.cautions,
         f"page: {out / 'sweep.html'}",
     )

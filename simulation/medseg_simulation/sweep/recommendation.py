@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from medseg_core.assessment.report_text import counted, listing, number, signed, signed_between
 from medseg_simulation.sweep.results import Difference, Recommendation, Row, SettingResult
 
+NONE = "No recommendation"
 WORTH_TELLING = 1.1  # times the traffic or the time of the reference
 
 
@@ -15,44 +16,38 @@ def recommend(
     *,
     seeds: int,
 ) -> Recommendation:
-    """The best mean where it is surely better than the reference; else the reference, which is the simplest."""
+    """The best of those that are surely better than the reference; else the reference, which is the simplest."""
     cautions = list(_cautions(settings, over_reference, seeds=seeds))
-    ran = [name for name, setting in settings.items() if reference in setting.algorithms]
-    if reference is None or not ran:
-        why = "it holds no fedavg" if reference is None else f"{reference} could not be run"
+
+    def told(algorithm: str | None, answer: str, grounds: str) -> Recommendation:
+        others = _others(algorithm, over_reference) if algorithm else []
         return Recommendation(
-            algorithm=None,
-            answer="No recommendation",
-            grounds=f"the sweep has nothing to compare the algorithms with, since {why}.",
-            cautions=cautions,
+            algorithm=algorithm, answer=answer, grounds=grounds, others=others, cautions=cautions
         )
+
+    if reference is None:
+        return told(None, NONE, "the sweep holds no fedavg to compare the algorithms with.")
+    if not any(reference in setting.algorithms for setting in settings.values()):
+        return told(None, NONE, f"{reference}, which the others are compared with, could not be run.")
     if not over_reference:
-        return Recommendation(
-            algorithm=None,
-            answer="No recommendation",
-            grounds=f"no other algorithm ran in every setting and with every seed as {reference} did.",
-            cautions=cautions,
+        return told(
+            None, NONE, f"no other algorithm ran in every setting and with every seed, as {reference}."
         )
     where = f"over {counted(len(settings), 'setting')} and {counted(seeds, 'seed')}"
-    best = max(over_reference, key=lambda row: over_reference[row].dice)
+    better = {row: found for row, found in over_reference.items() if found.verdict == "better"}
+    best = max(better or over_reference, key=lambda row: over_reference[row].dice)
     found = over_reference[best]
-    told = f"{signed(found.dice)} Dice against {reference} {where}{_interval(found)}"
-    if found.verdict == "better":
-        grounds = f"it has the best mean, {told}{_price(best, reference, settings)}."
-        return Recommendation(
-            algorithm=best,
-            answer=f"Take {best}",
-            grounds=grounds + _others(best, over_reference),
-            cautions=cautions,
-        )
-    is_worse = found.verdict == "worse"
-    chance = "all others are worse" if is_worse else "no more than chance explains"
-    grounds = f"the best mean of the others, {best}, is {told}: {chance}, and {reference} is the simplest."
-    return Recommendation(
-        algorithm=reference,
-        answer=f"Stay with {reference}" if is_worse else f"No difference found, so stay with {reference}",
-        grounds=grounds + _others(best, over_reference),
-        cautions=cautions,
+    compared = f"{signed(found.dice)} Dice against {reference} {where}{_interval(found)}"
+    if better:
+        price = _price(best, reference, settings)
+        return told(best, f"Take {best}", f"it has the best mean of those surely better, {compared}{price}.")
+    highest = f"the best mean of the others, {best}, is {compared}"
+    if found.verdict == "worse":
+        return told(reference, f"Stay with {reference}", f"{highest}: all others are worse.")
+    return told(
+        reference,
+        f"No difference found, so stay with {reference}",
+        f"{highest}: no more than chance explains, and {reference} is the simplest.",
     )
 
 
@@ -83,18 +78,22 @@ def _ratio(pairs: list[tuple[Row, Row]], figure: Callable[[Row], float]) -> floa
     return ours / theirs if theirs else 1.0
 
 
-def _others(best: str, over_reference: Mapping[str, Difference]) -> str:
+def _others(taken: str, over_reference: Mapping[str, Difference]) -> list[str]:
     """What helped too, what did not, and what did harm."""
-    told = ""
-    headings = {"better": "Better, too", "no difference found": "Did not help", "worse": "Worse"}
+    told = []
+    headings = {
+        "better": "Better, too",
+        "no difference found": "Did not help, by more than chance",
+        "worse": "Worse",
+    }
     for verdict, heading in headings.items():
         alike = [row for row, d in over_reference.items() if d.verdict == verdict]
         rows = sorted(alike, key=lambda row: -over_reference[row].dice)
         if verdict == "better":
-            rows = [row for row in rows if row != best]
+            rows = [row for row in rows if row != taken]
         if rows:
             names = [f"{row} ({signed(over_reference[row].dice)})" for row in rows]
-            told += f" {heading}: {listing(names, most=99)}."
+            told.append(f"{heading}: {listing(names, most=99)}.")
     return told
 
 

@@ -88,6 +88,7 @@ class Recommendation(_Part):
     algorithm: str | None  # None: the sweep cannot tell
     answer: str
     grounds: str
+    others: list[str]  # what helped too, did not help, or did harm
     cautions: list[str]
 
 

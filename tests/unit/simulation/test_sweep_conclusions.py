@@ -92,9 +92,17 @@ def test_the_best_mean_is_recommended_where_its_interval_leaves_zero_out():
     assert (told.algorithm, told.answer) == ("scaffold", "Take scaffold")
     assert "+0.040 Dice against fedavg over 1 setting and 2 seeds (interval +0.020 to +0.060)" in told.grounds
     assert "it takes 2.0 times the traffic" in told.grounds
-    assert "Did not help: moon (+0.010)." in told.grounds
-    assert "Worse: median (−0.100)." in told.grounds
+    assert told.others == ["Did not help, by more than chance: moon (+0.010).", "Worse: median (−0.100)."]
     assert any("krum" in caution for caution in told.cautions)
+
+
+def test_a_higher_mean_that_is_not_sure_does_not_hide_one_that_is():
+    over = {"moon": difference(0.05, 0.04), "scaffold": difference(0.04, 0.01)}
+
+    told = sweep(over, scaffold=row(0.84), moon=row(0.85)).recommendation
+
+    assert told.algorithm == "scaffold"
+    assert told.others == ["Did not help, by more than chance: moon (+0.050)."]
 
 
 def test_no_difference_is_told_as_such_and_the_simplest_is_kept():
@@ -115,9 +123,9 @@ def test_where_all_others_are_worse_that_is_said():
 @pytest.mark.parametrize(
     ("reference", "why"),
     [
-        (None, "it holds no fedavg"),
+        (None, "holds no fedavg"),
         ("fedavg", "no other algorithm ran"),
-        ("fedprox", "fedprox could not be run"),
+        ("fedprox", "fedprox, which the others are compared with, could not be run"),
     ],
 )
 def test_without_anything_to_compare_there_is_no_recommendation(reference, why):
