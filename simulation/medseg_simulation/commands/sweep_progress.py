@@ -37,6 +37,7 @@ class SweepTerminal:
         self._n_cases = 0
         self._rounds: Any = None
         self._warned: set[str] = set()
+        self._counted: dict[str, str] = {}  # of sites that train alone side by side, the first one
         self._left = ""
 
     def on_case(self, total: int) -> None:
@@ -62,7 +63,8 @@ class SweepTerminal:
             dice = f"validation Dice {record['validation_dice']:.3f}" if "validation_dice" in record else ""
             figures = f"{model} round {record['round']}  {dice}  {self._left}"
             self._progress.update(self._rounds, figures=figures)
-            if "validation_dice" not in record:
+            counted_model = self._counted.setdefault(model.split(":")[0], model)
+            if "validation_dice" not in record and model == counted_model:
                 self._progress.advance(self._rounds)
 
     def on_forecast(self, left_s: float, runs: int) -> None:

@@ -83,7 +83,7 @@ def _others(taken: str, over_reference: Mapping[str, Difference]) -> list[str]:
     told = []
     headings = {
         "better": "Better, too",
-        "no difference found": "Did not help, by more than chance",
+        "no difference found": "Did not help (no difference found)",
         "worse": "Worse",
     }
     for verdict, heading in headings.items():

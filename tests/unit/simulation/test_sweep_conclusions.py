@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 from html_page import Page
 
+from medseg_simulation.commands.sweep_progress import watch_sweep
 from medseg_simulation.sweep.duration import Forecast
 from medseg_simulation.sweep.outcomes import Choice
 from medseg_simulation.sweep.page import render_page
@@ -92,7 +93,7 @@ def test_the_best_mean_is_recommended_where_its_interval_leaves_zero_out():
     assert (told.algorithm, told.answer) == ("scaffold", "Take scaffold")
     assert "+0.040 Dice against fedavg over 1 setting and 2 seeds (interval +0.020 to +0.060)" in told.grounds
     assert "it takes 2.0 times the traffic" in told.grounds
-    assert told.others == ["Did not help, by more than chance: moon (+0.010).", "Worse: median (−0.100)."]
+    assert told.others == ["Did not help (no difference found): moon (+0.010).", "Worse: median (−0.100)."]
     assert any("krum" in caution for caution in told.cautions)
 
 
@@ -102,7 +103,7 @@ def test_a_higher_mean_that_is_not_sure_does_not_hide_one_that_is():
     told = sweep(over, scaffold=row(0.84), moon=row(0.85)).recommendation
 
     assert told.algorithm == "scaffold"
-    assert told.others == ["Did not help, by more than chance: moon (+0.050)."]
+    assert told.others == ["Did not help (no difference found): moon (+0.050)."]
 
 
 def test_no_difference_is_told_as_such_and_the_simplest_is_kept():
@@ -172,3 +173,16 @@ def test_a_forecast_is_corrected_by_what_runs_really_took():
 
     forecast.note(1, None)  # failed at once
     assert forecast.left_s == 5 * 15.0
+
+
+def test_a_round_of_sites_that_train_alone_counts_once():
+    with watch_sweep(quiet=True) as watch:
+        watch.on_cell("even, seed 0, baselines", 2, 3)
+        for model in ("pooled", "local:north", "local:south"):
+            for number in (1, 2, 3):
+                watch.on_round(model, {"round": number, "training_loss": 0.1})
+                watch.on_round(model, {"round": number, "training_loss": 0.1, "validation_dice": 0.5})
+
+        (bar,) = watch._progress.tasks
+
+        assert (bar.completed, bar.total) == (6, 6)
