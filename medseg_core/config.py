@@ -404,8 +404,8 @@ def _check_faults(faults: Faults, experiment: Experiment) -> None:
         )
     if faults.kind == "backdoor" and experiment.federation.algorithm in KEEP_TENSORS:
         raise ValueError(
-            f'[simulation.faults] kind = "backdoor" is measured on the shared model, which with [federation] algorithm = '
-            f'"{experiment.federation.algorithm}" is not whole: part of it stays at the sites. Choose another algorithm'
+            '[simulation.faults] kind = "backdoor" is measured on the shared model, part of which stays at the sites with '
+            f'[federation] algorithm = "{experiment.federation.algorithm}": choose another algorithm'
         )
     labels = experiment.task.labels
     if faults.target_label is not None and faults.target_label not in labels:

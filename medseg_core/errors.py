@@ -229,6 +229,16 @@ class SocketPathError(StorageError):
         )
 
 
+class DifferentSweepError(StorageError):
+    """The folder holds another sweep."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds another sweep (see its sweep.toml), so it cannot be resumed with this one. Give the sweep "
+            "file of the first start, or choose another --out."
+        )
+
+
 class DifferentExperimentError(StorageError):
     """The folder holds a run of another experiment."""
 

@@ -37,13 +37,13 @@ def draw_learning_curves(summary: Summary) -> str:
         figure.subplots_adjust(left=0.045, right=0.995, bottom=0.135, top=0.91, wspace=0.11)
         dice, loss = figure.subplots(1, 2)
         for axes, key in ((dice, "validation_dice"), (loss, "training_loss")):
-            _prepare(axes, TITLES[key])
+            prepare(axes, TITLES[key])
             for model, lines in _lines(summary.curves_by_fold).items():
                 _draw(axes, model, [_values(line, key) for line in lines])
         _draw(dice, "server", [_values(fold.shared, "server_dice") for fold in summary.curves_by_fold])
         _mark_best(dice, summary)
         _explain(dice)
-        return _as_svg(figure)
+        return as_svg(figure)
 
 
 def draw_site_curve(dice: Mapping[int, float], tested: int | None) -> str:
@@ -52,14 +52,14 @@ def draw_site_curve(dice: Mapping[int, float], tested: int | None) -> str:
         figure = Figure(figsize=(10.4, 2.9))
         figure.subplots_adjust(left=0.045, right=0.995, bottom=0.155, top=0.9)
         axes = figure.subplots()
-        _prepare(axes, TITLES["validation_dice"])
+        prepare(axes, TITLES["validation_dice"])
         _draw(axes, "global", [dict(sorted(dice.items()))])
         if len(dice) == 1:  # a line of one point shows nothing
             axes.scatter(list(dice), list(dice.values()), s=16, color=COLOURS["global"])
         if tested is not None and tested in dice:
             _ring(axes, tested, dice[tested])
         _explain(axes)
-        return _as_svg(figure)
+        return as_svg(figure)
 
 
 def describe_learning_curves(summary: Summary) -> str:
@@ -86,7 +86,8 @@ def _values(line: Sequence[Point], key: str) -> dict[int, float]:
     return {p.round: value for p in line if (value := getattr(p, key)) is not None}
 
 
-def _prepare(axes: Axes, title: str) -> None:
+def prepare(axes: Axes, title: str) -> None:
+    """The look of every panel: a title, a light grid, rounds in whole numbers."""
     axes.set_title(title, loc="left", fontsize=9.5, color=INK, fontweight="bold")
     axes.set_xlabel("Round", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
@@ -125,7 +126,8 @@ def _explain(axes: Axes) -> None:
         axes.legend(loc="lower right", handlelength=2.4, edgecolor="none", facecolor="white", framealpha=0.85)
 
 
-def _as_svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """The figure as one SVG element; equal figures give equal text."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()

@@ -72,6 +72,17 @@ class ModelPlan:
 
 
 @dataclass(frozen=True)
+class Part:
+    """How much of a split is done. A sweep trains baselines apart from federations, and tests what tuning chose."""
+
+    models: tuple[str, ...] = ("global", "pooled", "local")  # those of them that the experiment asks for
+    is_tested: bool = True
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
 class FoldResult:
     """What one split gave."""
 
@@ -92,12 +103,13 @@ def run_fold(
     resume: bool,
     watch: FoldWatch,
     own_data: OwnData | None = None,
+    part: Part = WHOLE,
 ) -> FoldResult:
     """Train the federation and its baselines, then score each chosen model once on every site's test cases.
 
     The global model is scored on `own_data` too, each round.
     """
-    plans = plan_models(experiment, data)
+    plans = [plan for plan in plan_models(experiment, data) if plan.name.split(":")[0] in part.models]
     clock, stop = _Clock(), threading.Event()
 
     def train_one(plan: ModelPlan) -> Trained:
@@ -106,11 +118,13 @@ def run_fold(
 
     watch.on_stage("training")
     with clock.of("global"):
-        trained = {"global": train_one(plans[0])}
+        trained = {plan.name: train_one(plan) for plan in plans if plan.name == "global"}
     with clock.of("baselines"):
-        alone = {plan.name: partial(train_one, plan) for plan in plans[1:]}
+        alone = {plan.name: partial(train_one, plan) for plan in plans if plan.name != "global"}
         with closing(side_by_side(alone, at_once=compute.sites_at_once, stop=stop)) as baselines:
             trained |= {name: baseline.result() for name, baseline in baselines}
+    if not part.is_tested:
+        return FoldResult(trained, {}, {}, clock.baseline_s)
     watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}

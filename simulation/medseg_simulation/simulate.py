@@ -3,9 +3,10 @@
 import importlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from medseg_core.learning.networks import patch_multiple
 from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
-from medseg_simulation.fold import Compute, FoldResult, FoldWatch, run_fold, run_identifier
+from medseg_simulation.fold import WHOLE, Compute, FoldResult, FoldWatch, Part, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
 from medseg_simulation.virtual_sites import VirtualSites, open_sites
@@ -36,6 +37,7 @@ class Place:
     cache: Path
     compute: Compute
     resume: bool = False
+    began: float = field(default_factory=process_started)  # seconds since the epoch
 
 
 @runtime_checkable
@@ -64,6 +66,26 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
 
     Raises MedsegError leaves for data, settings or folders that do not serve.
     """
+    with _begun(experiment, place, watch) as (sites, own_data):
+        results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
+        watch.on_stage("writing the report")
+        return _write(experiment, place, results, own_data)
+
+
+def simulate_part(experiment: Experiment, place: Place, watch: Watch, part: Part) -> list[FoldResult]:
+    """Do a part of the experiment in `place.out`, each fold, and write no results; `simulate` goes on from there.
+
+    Raises what `simulate` does.
+    """
+    with _begun(experiment, place, watch) as (sites, own_data):
+        return [_fold(experiment, sites, place, fold, watch, own_data, part) for fold in _folds(experiment)]
+
+
+@contextmanager
+def _begun(
+    experiment: Experiment, place: Place, watch: Watch
+) -> Iterator[tuple[VirtualSites, OwnData | None]]:
+    """The data of a run whose folder is this process's own while inside."""
     check_patch_size(experiment)
     store = RunStore(place.out)
     store.is_begun(experiment, resume=place.resume)  # said before minutes of reading
@@ -77,10 +99,10 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
         store.event("started", version=medseg_core.__version__)
         for warning in sites.warnings:
             watch.on_warning(warning)
-        own_data = open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning)
-        results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
-        watch.on_stage("writing the report")
-        return _write(experiment, place, results, own_data)
+        yield (
+            sites,
+            open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning),
+        )
 
 
 def _import_slow_modules() -> None:
@@ -112,6 +134,7 @@ def _fold(
     fold: Fold | None,
     watch: Watch,
     own_data: OwnData | None,
+    part: Part = WHOLE,
 ) -> FoldResult:
     """Train and test one split, in the run folder or in `folds/N` of it."""
     data = sites.split(experiment, fold)
@@ -136,6 +159,7 @@ def _fold(
             resume=place.resume or fold is None,
             watch=FoldWatch(on_round, watch.on_stage),
             own_data=own_data,
+            part=part,
         )
     finally:
         board.close()
@@ -158,14 +182,14 @@ def _write(
     if own_data is not None:
         summary["server"] = own_data.scores(dict(best.state.weights))
     baseline_s = sum(result.baseline_s for result in results)
-    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
+    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - place.began - baseline_s}
     write_model(place.out / "model", experiment, best.state.weights, summary)
     for site, own in results[0].personal.items():
         write_atomic(place.out / "model" / "personal" / f"{site}.safetensors", own)
     store = RunStore(place.out)
     store.write_json("summary.json", summary)
     write_report(place.out)
-    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - process_started() - baseline_s}
+    summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - place.began - baseline_s}
     store.write_json("summary.json", summary)
     store.event("finished")
     return summary

@@ -67,3 +67,15 @@ def assert_left_behind(folder):
     ]
     assert json.loads((folder / "scores.json").read_text())["n_cases"] == 16
     assert any((folder / "cache/cases").iterdir())
+    assert_compared(folder / "runs/compare")
+
+
+def assert_compared(folder):
+    """What the guide says that a sweep leaves."""
+    sweep = json.loads((folder / "sweep.json").read_text())
+    setting = sweep["settings"]["hospitals"]
+    assert list(setting["algorithms"]) == ["fedavg", "scaffold"]
+    assert "needs the updates of 5 sites" in setting["failures"]["krum"]["0"]
+    assert sweep["recommendation"]["answer"]
+    assert (folder / "sweep.html").exists()
+    assert (folder / "hospitals/seed-1/scaffold/report.html").exists()

@@ -76,7 +76,7 @@ def test_no_key_is_explained_that_is_not_there():
 
 
 def test_the_experiment_of_the_guide_is_one():
-    (block,) = blocks(GUIDE, "toml")
+    block, *_ = blocks(GUIDE, "toml")
 
     experiment = parse_experiment(tomllib.loads("\n".join(block.lines)), source="guide")
 

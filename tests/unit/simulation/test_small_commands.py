@@ -28,7 +28,7 @@ def test_help_waits_for_no_heavy_package():
     assert answer.stdout == "none\n"
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "presets"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "report", "presets", "sweep"])
 def test_every_command_and_option_has_help(medseg, command):
     outcome = medseg(command, "--help")
 

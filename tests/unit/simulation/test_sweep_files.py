@@ -1,0 +1,128 @@
+"""Sweep files: how a cell's experiment comes about, what is refused, and the files that come with the package."""
+
+from typing import get_args
+
+import pytest
+from experiments import TINY
+
+from medseg_core.config import AlgorithmName
+from medseg_core.errors import ExperimentFileError
+from medseg_core.learning.networks import build_network, count_parameters
+from medseg_simulation.sweep.plan import read_sweep, sweep_names, sweep_toml
+
+SWEEP = """
+experiment = "tiny.toml"
+seeds = [3, 4]
+rounds = 5
+baselines = ["pooled"]
+[changes]
+training.learning_rate = 0.1
+[tuning]
+pooled = [{ learning_rate = 0.2 }, { learning_rate = 0.3 }]
+[[setting]]
+name = "even"
+changes.simulation.partition = "iid"
+[[setting]]
+name = "uneven"
+changes.simulation = { partition = "quantity", sites = 2 }
+[[algorithm]]
+name = "fedavg"
+candidates = [{}, { training.learning_rate = 0.01 }]
+[[algorithm]]
+name = "scaffold"
+changes.training.optimiser = "sgd"
+candidates = [{ federation.server_learning_rate = 0.5 }, { training.learning_rate = 0.05 }]
+"""
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a sweep file with this text, beside the experiment that it names."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def read_text(text: str):
+        (tmp_path / "sweep.toml").write_text(text)
+        return read_sweep(str(tmp_path / "sweep.toml"))
+
+    return read_text
+
+
+def test_a_cell_is_the_experiment_with_the_changes_of_sweep_setting_algorithm_and_candidate(read):
+    plan = read(SWEEP)
+    _, uneven = plan.sweep.setting
+    _, scaffold = plan.sweep.algorithm
+
+    first, second = plan.tries_of(scaffold, uneven, seed=4)
+
+    assert (first.simulation.partition, first.simulation.sites) == ("quantity", 2)
+    assert (first.federation.algorithm, first.federation.seed, first.federation.rounds) == ("scaffold", 4, 5)
+    assert (first.training.optimiser, first.training.learning_rate) == ("sgd", 0.1)
+    assert first.federation.server_learning_rate == 0.5
+    assert (second.training.learning_rate, second.federation.server_learning_rate) == (0.05, 1.0)
+    assert first.simulation.baselines == ()  # they are cells of their own
+
+
+def test_baselines_do_not_depend_on_the_algorithm_and_have_candidates_of_their_own(read):
+    plan = read(SWEEP)
+
+    tries = plan.baseline_tries(plan.sweep.setting[0], seed=3)
+
+    assert [t.simulation.pooled.learning_rate for t in tries] == [0.2, 0.3]
+    assert {t.training.optimiser for t in tries} == {"adamw"}
+    assert {t.simulation.baselines for t in tries} == {("pooled",)}
+
+
+def test_a_sweep_reads_back_as_it_was_written(read, tmp_path):
+    plan = read(SWEEP)
+
+    assert read(sweep_toml(plan.sweep)) == plan
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("{ learning_rate = 0.2 }, ", "", r"candidates differ in number \(fedavg 2, scaffold 2, pooled 1\)"),
+        ('name = "scaffold"', 'name = "fedavg"', "give a label where a name stands twice"),
+        ('name = "scaffold"', 'name = "scafold"', "scafold"),
+        ('name = "uneven"', 'name = "Even"', "names must differ, got even, even"),
+        ('experiment = "tiny.toml"', "", "give either preset or experiment"),
+        ("seeds = [3, 4]", "seeds = [3, 3]", "seeds must differ"),
+        ("rounds = 5", "round = 5", "did you mean 'rounds'"),
+        (
+            "{}, {",
+            "{ training.learning_rate = 0.01 }, {",
+            "fedavg in setting even: two candidates are the same",
+        ),
+        ("training.learning_rate = 0.1", "training.rate = 0.1", "has no key 'rate'"),
+        (
+            'changes.training.optimiser = "sgd"',
+            "",
+            'scaffold in setting even: .* it needs .* optimiser = "sgd"',
+        ),
+    ],
+)
+def test_a_fault_is_told_before_anything_is_trained(read, old, new, fault):
+    assert old in SWEEP
+
+    with pytest.raises(ExperimentFileError, match=fault):
+        read(SWEEP.replace(old, new))
+
+
+def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ExperimentFileError, match=r"Give a sweep file, or one of demo, screening"):
+        read_sweep("secreening")
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_a_sweep_that_comes_with_the_package_has_fedavg_to_compare_with(name):
+    assert read_sweep(name).sweep.reference == "fedavg"
+
+
+def test_the_screening_compares_every_algorithm_with_a_small_network():
+    plan = read_sweep("screening")
+    (setting,) = plan.sweep.setting
+    experiment = plan.tries_of(plan.sweep.algorithm[0], setting, seed=0)[0]
+
+    assert {entry.name for entry in plan.sweep.algorithm} == set(get_args(AlgorithmName))
+    assert experiment.federation.rounds * experiment.federation.local_epochs == 8
+    assert count_parameters(build_network(experiment.task, experiment.model, seed=0)) <= 400_000
