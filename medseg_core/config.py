@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -52,6 +52,22 @@ PARTITIONS = ("natural", "iid", "quantity", "dirichlet")
 LabelValues = int | tuple[int, ...] | Literal["nonzero"]
 
 
+def values_of(wanted: LabelValues) -> tuple[int, ...]:
+    """The values in label files that a label names; none for "nonzero"."""
+    return (wanted,) if isinstance(wanted, int) else tuple(v for v in wanted if isinstance(v, int))
+
+
+class SiteLabels(Section):
+    """What one site's label files hold, where that is not what [task] says.
+
+    `[simulation.site.NAME]` of an experiment, `[labels.TASK]` of a hospital's site.toml.
+    """
+
+    labels: dict[Name, LabelValues] = {}  # of those not named here: the task's
+    background: tuple[int, ...] = ()  # values that are none of the task's labels
+    not_annotated: tuple[Name, ...] = ()  # labels that may be there, as background
+
+
 class Task(Section):
     """The contract between the data and the network: channels in, labels out, on which grid."""
 
@@ -61,6 +77,7 @@ class Task(Section):
     labels: Annotated[
         dict[Name, LabelValues], Field(min_length=1, max_length=200)
     ]  # foreground; in order 1, 2, ..
+    background: tuple[int, ...] = ()  # values in label files that are no label, beside 0
     ignore_value: int | None = None  # value in label files for "not annotated here"
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
     longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
@@ -83,6 +100,46 @@ class Task(Section):
     def n_classes(self) -> int:
         """Foreground labels and background."""
         return len(self.labels) + 1
+
+    @property
+    def not_annotated(self) -> tuple[int, ...]:
+        """Classes that no value in the label files stands for: of a task `at_site`."""
+        return tuple(n for n, wanted in enumerate(self.labels.values(), start=1) if wanted == ())
+
+    def at_site(self, own: SiteLabels) -> "Task":
+        """The task in the values of one site's label files: a label that is not annotated there has none.
+
+        The task's values of such a label are background there, unless the site uses them for another one.
+        Raises ValueError for labels that the task does not have and for values that would be two things.
+        """
+        for name in (*own.labels, *own.not_annotated):
+            if name not in self.labels:
+                raise ValueError(
+                    f"task {self.name} has no label {name!r}; known are {', '.join(self.labels)}"
+                )
+            if own.labels.get(name) == ():
+                raise ValueError(f"label {name!r} has no value; name it in not_annotated instead")
+            if name in own.labels and name in own.not_annotated:
+                raise ValueError(
+                    f"label {name!r} has values and is not annotated; take it out of one of them"
+                )
+        if set(own.not_annotated) == set(self.labels):
+            raise ValueError("not_annotated names every label of the task; a site needs one to train on")
+        labels = {
+            name: () if name in own.not_annotated else own.labels.get(name, wanted)
+            for name, wanted in self.labels.items()
+        }
+        meanings = [(v, name) for name, wanted in labels.items() for v in values_of(wanted)]
+        meanings += [(v, "background") for v in own.background]
+        for value, name in meanings:
+            if other := next((n for v, n in meanings if v == value and n != name), None):
+                raise ValueError(
+                    f"value {value} would be both {name} and {other}; give every label its values"
+                )
+        unseen = [v for name in own.not_annotated for v in values_of(self.labels[name])]
+        named = {value for value, _ in meanings} - set(own.background)
+        background = sorted({*self.background, *own.background, *unseen} - named)
+        return self.model_copy(update={"labels": labels, "background": tuple(background)})
 
 
 NetworkName = Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"]
@@ -251,6 +308,16 @@ class Tuned(Section):
     batch_size: PositiveInt | None = None
 
 
+ScannerEffect = Literal["gamma", "bias_field", "resolution", "noise", "intensity_scale"]
+
+
+class ScannerEffects(Section):
+    """`[simulation.scanner]`: images as if each site had a scanner of its own."""
+
+    strength: Fraction = 0.0  # 1: as far apart as the phantoms' scanners
+    effects: tuple[ScannerEffect, ...] = get_args(ScannerEffect)
+
+
 class Simulation(Section):
     """How one data set becomes virtual sites."""
 
@@ -261,6 +328,13 @@ class Simulation(Section):
     folds: Annotated[int, Field(ge=2, le=20)] | None = None  # None: one split 65/10/25
     pooled: Tuned = Tuned()
     local: Tuned = Tuned()
+    site: dict[Name, SiteLabels] = {}
+    score_all_labels: bool = False  # of test cases, also those that their site does not annotate
+    scanner: ScannerEffects = ScannerEffects()
+
+    def labels_at(self, site: str) -> SiteLabels:
+        """What the label files of a virtual site hold."""
+        return self.site.get(site, SiteLabels())
 
     @field_validator("partition")
     @classmethod
@@ -291,6 +365,15 @@ class Experiment(Section):
         flips = self.training.augmentation.flip if self.training.augmentation else ()
         if flips and len(flips) != dims:
             raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
+        if bare := [name for name, wanted in self.task.labels.items() if wanted == ()]:
+            raise ValueError(
+                f"[task] labels: {bare[0]} has no value; not_annotated of a site says that it has none"
+            )
+        for site, own in self.simulation.site.items():
+            try:
+                self.task.at_site(own)
+            except ValueError as error:
+                raise ValueError(f"[simulation.site.{site}] {error}") from None
         algorithm = self.federation.algorithm
         if algorithm in NEED_SGD and self.training.optimiser != "sgd":
             raise ValueError(

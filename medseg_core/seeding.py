@@ -14,6 +14,7 @@ Purpose = Literal[
     "dropout",
     "bootstrap",
     "phantom",
+    "scanner",
 ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medseg_core.cohort.reading import Reading
 from medseg_core.config import Channel, Task
 from medseg_core.imaging.geometry import crop, reorient, resample
 from medseg_core.seeding import derive_seed
@@ -25,6 +26,12 @@ class PreprocessedCase:
     geometry: Geometry  # of the arrays
     original: Geometry  # of the file
     label_voxels: tuple[int, ...]  # of each foreground label, in the file's grid
+    reading: Reading | None = None  # None: as the experiment's task says
+
+    @property
+    def not_annotated(self) -> tuple[int, ...]:
+        """Classes that may be where the label is background."""
+        return self.reading.task.not_annotated if self.reading else ()
 
     @property
     def foreground_mm3(self) -> float:

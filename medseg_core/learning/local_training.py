@@ -16,7 +16,7 @@ from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
 from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.local_rule import LocalRule
-from medseg_core.learning.losses import build_loss
+from medseg_core.learning.losses import Loss, build_loss, mark_unknown
 from medseg_core.learning.weights import set_weights
 from medseg_core.seeding import derive_seed
 
@@ -91,6 +91,7 @@ def train_locally(
             if is_over():
                 raise RoundOverError(context.site, context.round_number)
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
+            unknown = mark_unknown(batch.not_annotated, experiment.task.n_classes)  # (b, k)
             ready = time.perf_counter()
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
             rates.append(learning_rate_at(progress, training))
@@ -98,7 +99,9 @@ def train_locally(
                 group["lr"] = rates[-1]
             optimiser.zero_grad(set_to_none=True)
             in_bf16 = _wants_bf16(training, device)
-            loss = _add_gradients(network, loss_of, rule, images, labels, parts=parts, in_bf16=in_bf16)
+            loss = _add_gradients(
+                network, loss_of, rule, images, labels, unknown=unknown, parts=parts, in_bf16=in_bf16
+            )
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
@@ -120,19 +123,21 @@ def train_locally(
 
 def _add_gradients(
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Loss,
     rule: LocalRule,
     images: Tensor,
     labels: Tensor,
     *,
+    unknown: Tensor,
     parts: int,
     in_bf16: bool,
 ) -> Tensor:
     """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds."""
     losses = []
-    for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+    in_parts = (each.chunk(parts) for each in (images, labels, unknown))
+    for image, label, hidden in zip(*in_parts, strict=True):
         with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
-            loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
+            loss = loss_of(network(image), label, hidden) * (len(image) / len(images))  # logits (b, k, *s)
             extra = rule.extra_loss(network, image)
         whole = loss if extra is None else loss + extra * (len(image) / len(images))
         whole.backward()  # type: ignore[no-untyped-call]
