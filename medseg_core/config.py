@@ -38,6 +38,7 @@ class Channel(Section):
     normalisation: Literal["zscore", "window", "range"] = "zscore"  # nnU-Net's for all but CT
     window: tuple[float, float] | None = None  # (low, high) in the units of the file: HU for CT
     clahe: bool = False  # contrast-limited adaptive histogram equalisation, before normalisation
+    optional: bool = False  # cases without it are taken: zeros after normalisation
 
     @model_validator(mode="after")
     def _window_when_asked(self) -> "Channel":
@@ -100,6 +101,11 @@ class Task(Section):
     def n_classes(self) -> int:
         """Foreground labels and background."""
         return len(self.labels) + 1
+
+    @property
+    def optional_channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that a case need not have."""
+        return tuple(n for n, channel in enumerate(self.channels) if channel.optional)
 
     @property
     def not_annotated(self) -> tuple[int, ...]:
@@ -198,6 +204,7 @@ class Augmentation(Section):
     noise: Fraction = 0.1
     blur: Fraction = 0.1
     low_resolution: Fraction = 0.1
+    channel_dropout: Fraction = 0.0  # of each optional channel, never of all: as if the case had it not
 
 
 class Training(Section):
@@ -362,9 +369,14 @@ class Experiment(Section):
         dims = self.task.spatial_dims
         if len(self.training.patch_size) != dims:
             raise ValueError(f"[training] patch_size needs {dims} entries, as [task] spatial_dims says")
-        flips = self.training.augmentation.flip if self.training.augmentation else ()
-        if flips and len(flips) != dims:
+        augmentation = self.training.augmentation or Augmentation()
+        if augmentation.flip and len(augmentation.flip) != dims:
             raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
+        if augmentation.channel_dropout and not self.task.optional_channels:
+            raise ValueError(
+                "[training.augmentation] channel_dropout drops channels that may be missing, and none may: write "
+                "optional = true for one in [[task.channels]], or leave channel_dropout out"
+            )
         if bare := [name for name, wanted in self.task.labels.items() if wanted == ()]:
             raise ValueError(
                 f"[task] labels: {bare[0]} has no value; not_annotated of a site says that it has none"

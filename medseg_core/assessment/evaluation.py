@@ -131,7 +131,8 @@ def _picture(
             areas = (prediction > 0).sum((0, 1))
         k = int(areas.argmax()) if areas.any() else truth.shape[2] // 2
         image, truth, prediction = image[..., k], truth[..., k], prediction[..., k]
-    shown = image if image.shape[0] == 3 else image[:1]
+    first = next(n for n in range(len(image)) if n not in case.case.missing)
+    shown = image if image.shape[0] == 3 else image[first : first + 1]
     low, high = np.percentile(shown, (0.5, 99.5), axis=(1, 2), keepdims=True)
     grey = np.clip((shown - low) / np.maximum(high - low, 1e-8) * 255, 0, 255).astype(np.uint8)
     return {

@@ -135,7 +135,8 @@ def _prepare(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCa
 
 def _case_key(case: Case, reading: Reading) -> str:
     """Key of a case: its name, the bytes of its files, and how they are read."""
-    digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}".encode())
+    missing = f"|{case.missing}" if case.missing else ""
+    digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}{missing}".encode())
     for path in _files(case):
         with (
             contextlib.suppress(OSError),

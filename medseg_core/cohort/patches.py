@@ -32,10 +32,11 @@ def batches(
     site: str,
     round_number: int,
     passes: int,
+    optional: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """`passes` times one augmented patch of every case, in batches; the last one of a pass may be smaller.
 
-    Order, places and augmentation depend on (seed, site, round) alone.
+    Order, places and augmentation depend on (seed, site, round) alone. `optional` channels may be missing or dropped.
     """
     order = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="order"))
     places = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="patch"))
@@ -50,7 +51,7 @@ def batches(
             images = torch.from_numpy(np.stack([image for image, _ in drawn]))
             labels = torch.from_numpy(np.stack([label for _, label in drawn]))
             if training.augmentation:
-                images, labels = augment(images, labels, training.augmentation, effects)
+                images, labels = augment(images, labels, training.augmentation, effects, optional=optional)
             yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
 
 

@@ -84,6 +84,7 @@ def train_locally(
         site=context.site,
         round_number=context.round_number,
         passes=federation.local_epochs,
+        optional=experiment.task.optional_channels,
     )
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):

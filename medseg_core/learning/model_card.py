@@ -71,7 +71,10 @@ def _limits(experiment: Experiment, summary: Mapping[str, Any]) -> str:
 def _contract(experiment: Experiment) -> str:
     """What goes in and comes out."""
     task = experiment.task
-    channels = [(n, c.name, c.modality, _normalisation(c)) for n, c in enumerate(task.channels, start=1)]
+    channels = [
+        (n, f"{c.name} (may be missing)" if c.optional else c.name, c.modality, _normalisation(c))
+        for n, c in enumerate(task.channels, start=1)
+    ]
     values = file_values(task)
     labels = [
         (name, values[n], _told(wanted)) for n, (name, wanted) in enumerate(task.labels.items(), start=1)
