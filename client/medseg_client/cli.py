@@ -215,8 +215,11 @@ def evaluate(
     from medseg_core.commands.evaluate import score_data
 
     site = SiteFolder(folder)
-    own = folder / site.settings.data
-    score_data(models_of(site).in_use(), data or own, out, device=device)
+    settings, model = site.settings, models_of(site).in_use()
+    if data is not None:  # its label files are not those that site.toml tells of
+        score_data(model, data, out, device=device)
+    else:
+        score_data(model, folder / settings.data, out, device=device, task_here=settings.task_here)
 
 
 @app.command()
