@@ -11,7 +11,7 @@ Common to all of them:
 - Arithmetic is float32, also under autocast.
 - A batch without one annotated voxel has loss 0 and no gradient.
 - Where a class is not annotated, background may be that class: its probability is added to that of background, and the
-  class itself counts nowhere. Source: the marginal loss of Shi et al. 2021, section 3.2.
+  class itself counts nowhere. Source: the marginal loss of Shi et al. 2021 (arXiv:2007.03868).
 """
 
 from collections.abc import Callable, Sequence

@@ -65,6 +65,12 @@ def _limits(experiment: Experiment, summary: Mapping[str, Any]) -> str:
         faults.append(
             "Every training image showed the structure: images without it were not part of the training."
         )
+    simulated = experiment.simulation
+    if simulated.scanner.strength:
+        faults.append("Its images were changed as if by other scanners; scores are of images changed so.")
+    if partly := [site for site, own in simulated.site.items() if own.not_annotated]:
+        scored = "were scored all the same" if simulated.score_all_labels else "are not in its scores"
+        faults.append(f"Not every label was annotated at {_joined(partly)}; those that were not {scored}.")
     return _bullets(faults)
 
 
