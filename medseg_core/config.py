@@ -118,6 +118,8 @@ class Task(Section):
         The task's values of such a label are background there, unless the site uses them for another one.
         Raises ValueError for labels that the task does not have and for values that would be two things.
         """
+        if own == SiteLabels():
+            return self
         for name in (*own.labels, *own.not_annotated):
             if name not in self.labels:
                 raise ValueError(

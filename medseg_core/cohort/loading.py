@@ -57,12 +57,9 @@ def open_image(case: Case, task: Task | None) -> Volume:
 def _open_files(case: Case, task: Task | None) -> Volume:
     """The channels that a case has files of."""
     dims, expected = (task.spatial_dims, len(task.channels) - len(case.missing)) if task else (None, None)
-    if (
-        needed := [task.channels[n].name for n in case.missing if not task.channels[n].optional]
-        if task
-        else []
-    ):
-        raise MissingChannelError(case.case_id, needed[0])
+    for number in case.missing:
+        if task and not task.channels[number].optional:
+            raise MissingChannelError(case.case_id, task.channels[number].name)
     if len(case.images) == 1:
         return read_image(case.images[0], spatial_dims=dims, channels=expected, case_id=case.case_id)
     if expected not in (None, len(case.images)):

@@ -27,6 +27,8 @@ def mapped(task: Task, *values: int) -> list[int]:
 
 def test_a_site_without_labels_of_its_own_has_the_task_as_it_is():
     assert at_site() == TASK
+    twice = make_task(labels={"whole": (1, 2), "part": 2})  # the first label that names a value has it
+    assert twice.at_site(SiteLabels()) == twice
     assert TASK.not_annotated == ()
 
 
