@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medseg_core.cohort.patches import batches, steps_in_pass
+from medseg_core.cohort.patches import Batch, batches, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
@@ -77,18 +77,9 @@ def train_locally(
     loss_of = build_loss(training.loss, experiment.task.n_classes)
 
     steps = federation.local_epochs * steps_in_pass(len(cases), training.batch_size)
-    source = batches(
-        cases,
-        training,
-        seed=federation.seed,
-        site=context.site,
-        round_number=context.round_number,
-        passes=federation.local_epochs,
-        optional=experiment.task.optional_channels,
-    )
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
-        for step, batch in enumerate(source):
+        for step, batch in enumerate(_batches(cases, experiment, context)):
             if is_over():
                 raise RoundOverError(context.site, context.round_number)
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
@@ -120,6 +111,21 @@ def train_locally(
         waiting_s=time.perf_counter() - began - training_s,
     )
     return report, _memory_of(optimiser, network)
+
+
+def _batches(
+    cases: Sequence[PreprocessedCase], experiment: Experiment, context: RoundContext
+) -> Iterator[Batch]:
+    """The patches of a round."""
+    return batches(
+        cases,
+        experiment.training,
+        seed=experiment.federation.seed,
+        site=context.site,
+        round_number=context.round_number,
+        passes=experiment.federation.local_epochs,
+        optional=experiment.task.optional_channels,
+    )
 
 
 def _add_gradients(
