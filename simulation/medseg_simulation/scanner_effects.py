@@ -45,14 +45,18 @@ class SiteScanner:
         return replace(image, voxels=np.stack([self._channel(v, field, generator) for v in image.voxels]))
 
     def _channel(self, voxels: Voxels, field: Voxels, generator: np.random.Generator) -> Voxels:
-        """One channel `(i, j[, k])`, between its least value and its 99.5th percentile, and back."""
+        """One channel `(i, j[, k])`, between its least value and its 99.5th percentile, and back.
+
+        Where the least value is 0 it stays: somebody cut these voxels away, and `foreground_crop` looks for them.
+        """
         low, high = np.float32(voxels.min()), np.float32(np.percentile(voxels, 99.5))
         if not low < high:
             return voxels
         shown = ((voxels - low) / (high - low)) ** np.float32(self.gamma) * field
         shown = gaussian_filter(shown, self.blur_voxels[: voxels.ndim])
         shown = with_noise(shown, self.noise, generator) if self.noise else shown
-        return np.asarray((shown * (high - low) + low) * self.scale, np.float32)
+        shown = (shown * (high - low) + low) * self.scale
+        return np.asarray(np.where(voxels == 0, 0, shown) if low == 0 else shown, np.float32)
 
 
 def scanner_at(site: str, settings: ScannerEffects, *, seed: int) -> SiteScanner | None:

@@ -200,6 +200,14 @@ def test_a_channel_without_contrast_stays() -> None:
     assert not scanner().rescan(flat, "case").voxels.any()
 
 
+def test_what_was_cut_away_stays_empty() -> None:
+    cut = VOLUME.voxels.copy()
+    cut[:, :5] = 0
+    shown = scanner().rescan(Volume(cut, VOLUME.geometry), "case").voxels
+    assert not shown[:, :5].any()
+    assert shown[:, 5:].all()
+
+
 def test_pictures_too_have_scanners() -> None:
     flat = Geometry((24, 20), None, (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     picture = Volume(VOLUME.voxels[:, :, :, 0].copy(), flat)
