@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -38,6 +38,7 @@ class Channel(Section):
     normalisation: Literal["zscore", "window", "range"] = "zscore"  # nnU-Net's for all but CT
     window: tuple[float, float] | None = None  # (low, high) in the units of the file: HU for CT
     clahe: bool = False  # contrast-limited adaptive histogram equalisation, before normalisation
+    optional: bool = False  # cases without it are taken: zeros after normalisation
 
     @model_validator(mode="after")
     def _window_when_asked(self) -> "Channel":
@@ -52,6 +53,22 @@ PARTITIONS = ("natural", "iid", "quantity", "dirichlet")
 LabelValues = int | tuple[int, ...] | Literal["nonzero"]
 
 
+def values_of(wanted: LabelValues) -> tuple[int, ...]:
+    """The values in label files that a label names; none for "nonzero"."""
+    return (wanted,) if isinstance(wanted, int) else tuple(v for v in wanted if isinstance(v, int))
+
+
+class SiteLabels(Section):
+    """What one site's label files hold, where that is not what [task] says.
+
+    `[simulation.site.NAME]` of an experiment, `[labels.TASK]` of a hospital's site.toml.
+    """
+
+    labels: dict[Name, LabelValues] = {}  # of those not named here: the task's
+    background: tuple[int, ...] = ()  # values that are none of the task's labels
+    not_annotated: tuple[Name, ...] = ()  # labels that may be there, as background
+
+
 class Task(Section):
     """The contract between the data and the network: channels in, labels out, on which grid."""
 
@@ -61,6 +78,7 @@ class Task(Section):
     labels: Annotated[
         dict[Name, LabelValues], Field(min_length=1, max_length=200)
     ]  # foreground; in order 1, 2, ..
+    background: tuple[int, ...] = ()  # values in label files that are no label, beside 0
     ignore_value: int | None = None  # value in label files for "not annotated here"
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
     longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
@@ -83,6 +101,53 @@ class Task(Section):
     def n_classes(self) -> int:
         """Foreground labels and background."""
         return len(self.labels) + 1
+
+    @property
+    def optional_channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that a case need not have."""
+        return tuple(n for n, channel in enumerate(self.channels) if channel.optional)
+
+    @property
+    def not_annotated(self) -> tuple[int, ...]:
+        """Classes that no value in the label files stands for: of a task `at_site`."""
+        return tuple(n for n, wanted in enumerate(self.labels.values(), start=1) if wanted == ())
+
+    def at_site(self, own: SiteLabels) -> "Task":
+        """The task in the values of one site's label files: a label that is not annotated there has none.
+
+        The task's values of such a label are background there, unless the site uses them for another one.
+        Raises ValueError for labels that the task does not have and for values that would be two things.
+        """
+        if own == SiteLabels():
+            return self
+        for name in (*own.labels, *own.not_annotated):
+            if name not in self.labels:
+                raise ValueError(
+                    f"task {self.name} has no label {name!r}; known are {', '.join(self.labels)}"
+                )
+            if own.labels.get(name) == ():
+                raise ValueError(f"label {name!r} has no value; name it in not_annotated instead")
+            if name in own.labels and name in own.not_annotated:
+                raise ValueError(
+                    f"label {name!r} has values and is not annotated; take it out of one of them"
+                )
+        if set(own.not_annotated) == set(self.labels):
+            raise ValueError("not_annotated names every label of the task; a site needs one to train on")
+        labels = {
+            name: () if name in own.not_annotated else own.labels.get(name, wanted)
+            for name, wanted in self.labels.items()
+        }
+        meanings = [(v, name) for name, wanted in labels.items() for v in values_of(wanted)]
+        meanings += [(v, "background") for v in own.background]
+        for value, name in meanings:
+            if other := next((n for v, n in meanings if v == value and n != name), None):
+                raise ValueError(
+                    f"value {value} would be both {name} and {other}; give every label its values"
+                )
+        unseen = [v for name in own.not_annotated for v in values_of(self.labels[name])]
+        named = {value for value, _ in meanings} - set(own.background)
+        background = sorted({*self.background, *own.background, *unseen} - named)
+        return self.model_copy(update={"labels": labels, "background": tuple(background)})
 
 
 NetworkName = Literal["unet", "dynunet", "attention_unet", "segresnet", "cnn3d"]
@@ -150,6 +215,7 @@ class Augmentation(Section):
     noise: Fraction = 0.1
     blur: Fraction = 0.1
     low_resolution: Fraction = 0.1
+    channel_dropout: Fraction = 0.0  # of each optional channel, never of all: as if the case had it not
 
 
 class Training(Section):
@@ -321,6 +387,16 @@ class Faults(Section):
     target_label: Name | None = None  # backdoor: what structures near the trigger become; None: background
 
 
+ScannerEffect = Literal["gamma", "bias_field", "resolution", "noise", "intensity_scale"]
+
+
+class ScannerEffects(Section):
+    """`[simulation.scanner]`: images as if each site had a scanner of its own."""
+
+    strength: Fraction = 0.0  # 1: as far apart as the phantoms' scanners
+    effects: tuple[ScannerEffect, ...] = get_args(ScannerEffect)
+
+
 class Simulation(Section):
     """How one data set becomes virtual sites."""
 
@@ -332,6 +408,13 @@ class Simulation(Section):
     pooled: Tuned = Tuned()
     local: Tuned = Tuned()
     faults: Faults | None = None  # None: every site behaves
+    site: dict[Name, SiteLabels] = {}
+    score_all_labels: bool = False  # of test cases, also those that their site does not annotate
+    scanner: ScannerEffects = ScannerEffects()
+
+    def labels_at(self, site: str) -> SiteLabels:
+        """What the label files of a virtual site hold."""
+        return self.site.get(site, SiteLabels())
 
     @field_validator("partition")
     @classmethod
@@ -359,9 +442,23 @@ class Experiment(Section):
         dims = self.task.spatial_dims
         if len(self.training.patch_size) != dims:
             raise ValueError(f"[training] patch_size needs {dims} entries, as [task] spatial_dims says")
-        flips = self.training.augmentation.flip if self.training.augmentation else ()
-        if flips and len(flips) != dims:
+        augmentation = self.training.augmentation or Augmentation()
+        if augmentation.flip and len(augmentation.flip) != dims:
             raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
+        if augmentation.channel_dropout and not self.task.optional_channels:
+            raise ValueError(
+                "[training.augmentation] channel_dropout drops channels that may be missing, and none may: write "
+                "optional = true for one in [[task.channels]], or leave channel_dropout out"
+            )
+        if bare := [name for name, wanted in self.task.labels.items() if wanted == ()]:
+            raise ValueError(
+                f"[task] labels: {bare[0]} has no value; not_annotated of a site says that it has none"
+            )
+        for site, own in self.simulation.site.items():
+            try:
+                self.task.at_site(own)
+            except ValueError as error:
+                raise ValueError(f"[simulation.site.{site}] {error}") from None
         algorithm = self.federation.algorithm
         if algorithm in NEED_SGD and self.training.optimiser != "sgd":
             raise ValueError(
@@ -404,8 +501,8 @@ def _check_faults(faults: Faults, experiment: Experiment) -> None:
         )
     if faults.kind == "backdoor" and experiment.federation.algorithm in KEEP_TENSORS:
         raise ValueError(
-            '[simulation.faults] kind = "backdoor" is measured on the shared model, part of which stays at the sites with '
-            f'[federation] algorithm = "{experiment.federation.algorithm}": choose another algorithm'
+            '[simulation.faults] kind = "backdoor" is measured on the whole shared model, and part of it stays at the '
+            f'sites with [federation] algorithm = "{experiment.federation.algorithm}": choose another algorithm'
         )
     labels = experiment.task.labels
     if faults.target_label is not None and faults.target_label not in labels:

@@ -131,6 +131,15 @@ class ChannelCountError(CaseError):
         )
 
 
+class MissingChannelError(CaseError):
+    """A case has no file of a channel that the task needs."""
+
+    def __init__(self, case_id: str, channel: str) -> None:
+        self.channel = channel
+        remedy = "Give the file; only a task that has it as optional does without."
+        super().__init__(case_id, f"there is no image of channel {channel}", remedy)
+
+
 class LossyLabelError(CaseError):
     """A label file is a JPEG whose compression has blurred its values."""
 

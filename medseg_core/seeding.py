@@ -16,6 +16,7 @@ Purpose = Literal[
     "phantom",
     "fault",
     "fine_tuning",
+    "scanner",
 ]
 
 

@@ -46,7 +46,7 @@ class Volume:
 class Case:
     """One image-label pair of a patient, as the manifest names it.
 
-    `images` holds one file for each channel, or one for all.
+    `images` holds one file for each channel, or one for all; without those of `missing` channels of the task.
     """
 
     case_id: str
@@ -55,6 +55,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[int, ...] = ()  # numbers of optional channels that this case has not
 
 
 @dataclass(frozen=True)

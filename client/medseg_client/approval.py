@@ -26,7 +26,9 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     policy.require_experiment(experiment, n_numbers)
     megabytes = 4 * n_numbers / 1e6
     n_scored = -(-federation.rounds // experiment.evaluation.every_rounds)
-    channels = ", ".join(f"{c.name} ({c.modality})" for c in task.channels)
+    channels = ", ".join(
+        f"{c.name} ({c.modality}{', may be missing' if c.optional else ''})" for c in task.channels
+    )
     yield f"Task {task.name}: find {', '.join(task.labels)} in {task.spatial_dims}D images of {channels}."
     yield f"Network {experiment.model.name}: {n_numbers:,} numbers, {megabytes:.3g} MB."
     yield (

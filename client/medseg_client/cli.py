@@ -224,9 +224,13 @@ def evaluate(
     from medseg_core.commands.evaluate import score_data
 
     site = SiteFolder(folder)
-    model, cases = models_of(site).in_use(), data or folder / site.settings.data
+    settings, model = site.settings, models_of(site).in_use()
     own = own_part(SiteState(folder / "state"), model.name)
-    score_data(model, cases, out, device=device, personal=own)
+    if data is not None:  # its label files are not those that site.toml tells of
+        score_data(model, data, out, device=device, personal=own)
+    else:
+        here = folder / settings.data
+        score_data(model, here, out, device=device, personal=own, task_here=settings.task_here)
 
 
 @app.command()

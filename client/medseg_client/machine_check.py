@@ -11,7 +11,7 @@ from medseg_client.accounts import find_accounts, images_of, leaks
 from medseg_client.findings import Finding, fault, ok, warning
 from medseg_client.site_folder import SiteFolder
 from medseg_core.config import Experiment, Task
-from medseg_core.errors import DataError, DeviceError, MedsegError, TooFewPatientsError
+from medseg_core.errors import DataError, DeviceError, ExperimentFileError, MedsegError, TooFewPatientsError
 
 GIB = 1 << 30
 MEMORY_LEAST, MEMORY_GOOD = 2 * GIB, 8 * GIB  # a small 3D network with its patches; a usual one
@@ -36,12 +36,17 @@ def check_data(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterato
     for task in tasks or [None]:
         topic = f"data for {task.name}" if task else "data"
         try:
-            cohort = read_cohort(folder.root / settings.data, task)
-            report = check_cohort(cohort, task)
+            here = settings.task_here(task) if task else None
+            cohort = read_cohort(folder.root / settings.data, here)
+            report = check_cohort(cohort, here)
             split_cases(cohort.cases, site=settings.name, seed=0)
         except TooFewPatientsError:
             text = "there are too few patients to train, validate and test with: 3 are needed"
             yield fault(topic, text, "Add patients.")
+            continue
+        except ExperimentFileError as error:
+            text = "what site.toml says of this task's labels does not fit the task"
+            yield fault(topic, text, "Correct labels in site.toml.", detail=str(error))
             continue
         except DataError as error:
             remedy = "Correct the list of cases; `medseg-site check` says here what is wrong with it."

@@ -7,7 +7,7 @@ from pathlib import Path
 from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.split import Fold, split_cases
-from medseg_core.config import Experiment
+from medseg_core.config import Experiment, Task
 from medseg_core.seeding import derive_seed
 
 
@@ -21,9 +21,17 @@ class SiteData:
 
 
 def open_site_data(
-    data: Path, experiment: Experiment, *, site: str, cache: Path, on_warning: Callable[[str], None]
+    data: Path,
+    experiment: Experiment,
+    *,
+    site: str,
+    cache: Path,
+    on_warning: Callable[[str], None],
+    task: Task | None = None,
 ) -> SiteData:
     """Read, check, prepare and split every case of a hospital's folder, whatever its `site` column says.
+
+    `task` is the experiment's in the values of the hospital's label files, where they differ.
 
     Raises:
         ManifestError: the list of cases does not serve.
@@ -31,7 +39,11 @@ def open_site_data(
         TooFewPatientsError: too few patients to split.
     """
     cases = prepare_cohort(
-        data, experiment.task, cache, threads=experiment.training.cpu_threads, on_warning=on_warning
+        data,
+        task or experiment.task,
+        cache,
+        threads=experiment.training.cpu_threads,
+        on_warning=on_warning,
     )
     return split_site([replace(c, case=replace(c.case, site=site)) for c in cases], experiment, site=site)
 

@@ -31,12 +31,15 @@ from medseg_client.policy import Policy
 from medseg_core.config import (
     Experiment,
     Section,
+    SiteLabels,
+    Task,
     experiment_sha256,
     experiment_toml,
     parse_document,
     read_experiment,
     read_toml,
 )
+from medseg_core.errors import ExperimentFileError
 from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError, ProxyLoginError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
@@ -100,8 +103,18 @@ class SiteSettings(Section):
     egress_listen: IpAddress = "127.0.0.1"  # where the way out waits for the relay
     egress_host: Host = "127.0.0.1"  # where the relay finds it
     upstream_proxy: ProxyUrl | None = None  # through which alone the outside is reached
+    labels: dict[Name, SiteLabels] = Field(
+        default_factory=dict
+    )  # by task, of label files that differ from it
     policy: Policy = Policy()
     accounts: Accounts | None = None  # all roles run as whoever starts them
+
+    def task_here(self, task: Task) -> Task:
+        """A task in the values of this site's label files. Raises ExperimentFileError where the two do not fit."""
+        try:
+            return task.at_site(self.labels.get(task.name, SiteLabels()))
+        except ValueError as error:
+            raise ExperimentFileError("site.toml", [f"[labels.{task.name}] {error}"]) from None
 
     def to_toml(self) -> str:
         """site.toml with every key explained; a key without a value is a comment."""
@@ -248,4 +261,7 @@ def _toml(value: Any) -> str:
     """A value as TOML writes it, on one line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
     return tomli_w.dumps({"v": value}).removeprefix("v = ").strip()

@@ -36,6 +36,7 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
                 site=settings.name,
                 cache=folder.root / "cache",
                 on_warning=log.warning,
+                task=settings.task_here(experiment.task),
             )
         return opened[id(experiment)]
 

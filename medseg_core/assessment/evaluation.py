@@ -10,8 +10,8 @@ from torch import nn
 
 from medseg_core.assessment.metrics import OPTIONAL_METRICS, score_case
 from medseg_core.assessment.scores import CaseScores, summarise
-from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.cohort.reading import Reading
 from medseg_core.config import Experiment
 from medseg_core.learning.prediction import segment_each, segment_original
 from medseg_core.types import IGNORE, LoadedCase
@@ -32,9 +32,12 @@ class TestResult:
 def validation_dice(
     network: nn.Module, cases: Sequence[PreprocessedCase], experiment: Experiment
 ) -> float | None:
-    """Mean Dice over cases of the mean over labels, on the preprocessed grid; None without cases."""
+    """Mean Dice over cases of the mean over annotated labels, on the preprocessed grid; None without cases."""
     n_classes = experiment.task.n_classes
-    scores = [_mean_dice(p, case.label, n_classes) for case, p in segment_each(network, cases, experiment)]
+    scores = [
+        _mean_dice(p, case.label, n_classes, not_annotated=case.not_annotated)
+        for case, p in segment_each(network, cases, experiment)
+    ]
     return float(np.mean(scores)) if scores else None
 
 
@@ -74,15 +77,19 @@ def site_figures(cases: Sequence[CaseScores], experiment: Experiment) -> dict[st
 def score_prediction(
     case: PreprocessedCase, prediction: LabelMap, truth: LabelMap, experiment: Experiment
 ) -> CaseScores:
-    """Scores of a label map on the grid of the case's file."""
+    """Scores of a label map on the grid of the case's file, for the labels that are annotated in the case."""
+    names = tuple(experiment.task.labels)
     labels = score_case(
         prediction,
         truth,
-        labels=tuple(experiment.task.labels),
+        labels=names,
         spacing_mm=case.original.spacing_mm,
         tolerance_mm=experiment.evaluation.surface_tolerance_mm,
     )
-    return CaseScores(case.case.case_id, case.case.patient_id, case.case.site, labels)
+    annotated = {
+        label: labels[label] for n, label in enumerate(names, start=1) if n not in case.not_annotated
+    }
+    return CaseScores(case.case.case_id, case.case.patient_id, case.case.site, annotated)
 
 
 def original_arrays(
@@ -91,13 +98,15 @@ def original_arrays(
     """Image `(c, *s)` and mapped label `(*s)` on the grid of the file."""
     if case.geometry == case.original:
         return case.image, case.label
-    loaded: LoadedCase = load_case(case.case, experiment.task)
+    loaded: LoadedCase = (case.reading or Reading(experiment.task)).load(case.case)
     assert loaded.label is not None, case.case.case_id
     return loaded.image.voxels, loaded.label
 
 
-def _mean_dice(prediction: LabelMap, truth: LabelMap, n_classes: int) -> float:
-    """Dice, mean over foreground labels; 1 where a label is in neither."""
+def _mean_dice(
+    prediction: LabelMap, truth: LabelMap, n_classes: int, *, not_annotated: Sequence[int] = ()
+) -> float:
+    """Dice, mean over annotated foreground labels; 1 where a label is in neither."""
     counted = truth != IGNORE
     pairs = np.bincount(
         truth[counted].astype(np.int64) * n_classes + prediction[counted], minlength=n_classes**2
@@ -105,7 +114,7 @@ def _mean_dice(prediction: LabelMap, truth: LabelMap, n_classes: int) -> float:
     table = pairs.reshape(n_classes, n_classes)  # true label, predicted label
     sizes = table.sum(0) + table.sum(1)
     dice = np.where(sizes > 0, 2 * np.diag(table) / np.maximum(sizes, 1), 1.0)
-    return float(dice[1:].mean())
+    return float(np.delete(dice, [0, *not_annotated]).mean())
 
 
 def _picture(
@@ -122,7 +131,8 @@ def _picture(
             areas = (prediction > 0).sum((0, 1))
         k = int(areas.argmax()) if areas.any() else truth.shape[2] // 2
         image, truth, prediction = image[..., k], truth[..., k], prediction[..., k]
-    shown = image if image.shape[0] == 3 else image[:1]
+    first = next(n for n in range(len(image)) if n not in case.case.missing)
+    shown = image if image.shape[0] == 3 else image[first : first + 1]
     low, high = np.percentile(shown, (0.5, 99.5), axis=(1, 2), keepdims=True)
     grey = np.clip((shown - low) / np.maximum(high - low, 1e-8) * 255, 0, 255).astype(np.uint8)
     return {

@@ -1,6 +1,7 @@
 """A trained model on labelled cases: every case scored on the grid of its files, and the file of the scores."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +10,9 @@ from pydantic import Field
 from medseg_core.assessment.evaluation import score_prediction
 from medseg_core.assessment.scores import CaseScores, summarise
 from medseg_core.assessment.summary import Scores, SiteScores
-from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.preprocess import preprocess
-from medseg_core.config import Section
+from medseg_core.cohort.reading import Reading
+from medseg_core.config import Section, Task
 from medseg_core.errors import DataError, FaultyCasesError
 from medseg_core.learning.file_prediction import segment_prepared
 from medseg_core.learning.model_package import LoadedModel
@@ -61,17 +62,25 @@ class Evaluation(Section):
 
 
 def evaluate_cases(
-    model: LoadedModel, cases: Sequence[Case], *, on_case: Callable[[], None] = lambda: None
+    model: LoadedModel,
+    cases: Sequence[Case],
+    *,
+    task: Task | None = None,
+    on_case: Callable[[], None] = lambda: None,
 ) -> list[CaseScores]:
-    """Scores of each case on the grid of its files. Raises FaultyCasesError with every fault."""
+    """Scores of each case on the grid of its files. Raises FaultyCasesError with every fault.
+
+    `task` is the model's in the values of the label files, where they differ.
+    """
+    reading = Reading(task or model.experiment.task)
     scores: list[CaseScores] = []
     faults: list[DataError] = []
     for case in cases:
         try:
-            loaded = load_case(case, model.experiment.task)
+            loaded = reading.load(case)
             if not faults:  # a fault ends in an error: after one, the rest is only checked
                 assert loaded.label is not None
-                prepared = preprocess(loaded, model.experiment.task)
+                prepared = replace(preprocess(loaded, reading.task), reading=reading)
                 prediction = segment_prepared(model, prepared)
                 scores.append(score_prediction(prepared, prediction, loaded.label, model.experiment))
         except DataError as fault:

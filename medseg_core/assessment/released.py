@@ -24,10 +24,14 @@ def read_figures(
 ) -> Figures | str:
     """The figures of a site and nothing else that it told, or the reason why they cannot be used.
 
-    `bad_count`: not of the cases and patients that it described. `bad_score`: a figure is missing or impossible.
+    A label of which it tells nothing is not annotated there. `bad_count`: not of the cases and patients that it
+    described. `bad_score`: a figure is missing or impossible.
     """
+    labels = _told_labels(told, labels)
     if (told.get("n_cases"), told.get("n_patients")) != (n_cases, n_patients):
         return "bad_count"
+    if not labels:
+        return "bad_score"
     figures: Figures = {}
     for name in (*_COUNTS, *_INTERVAL, *_names(labels)):
         if name not in told or not _is_possible(name, told[name], n_cases):
@@ -46,9 +50,18 @@ def pool_figures(sites: Mapping[str, Figures], labels: Sequence[str]) -> dict[st
         "mean": _means(sites.values(), ""),
         "site_mean": mean_of(own.values()),
         "worst_site": {"site": worst, "dice": own[worst]["dice"]},
-        "labels": {label: _means(sites.values(), f"{label}/") for label in labels},
+        "labels": {
+            label: _means(with_label, f"{label}/")
+            for label in labels
+            if (with_label := [figures for figures in sites.values() if _told_labels(figures, [label])])
+        },
         "sites": own,
     }
+
+
+def _told_labels(told: Mapping[str, float | None], labels: Sequence[str]) -> list[str]:
+    """Those of the labels of which a site tells something."""
+    return [label for label in labels if any(name.startswith(f"{label}/") for name in told)]
 
 
 def _site_scores(figures: Figures) -> dict[str, Any]:

@@ -132,9 +132,20 @@ def summarise(cases: Sequence[CaseScores], *, seed: int, samples: int) -> dict[s
         "mean": mean_scores(cases),
         "site_mean": mean_of(sites.values()),
         "worst_site": {"site": worst, "dice": sites[worst]["dice"]},
-        "labels": {label: mean_of(asdict(case.labels[label]) for case in cases) for label in cases[0].labels},
+        "labels": {label: _label_means(label, cases) for label in _labels_of(cases)},
         "sites": sites,
     }
+
+
+def _labels_of(cases: Sequence[CaseScores]) -> list[str]:
+    """Labels that are annotated in some case; in the order of the task where one case has them all."""
+    fullest_first = sorted(cases, key=lambda case: -len(case.labels))
+    return list(dict.fromkeys(label for case in fullest_first for label in case.labels))
+
+
+def _label_means(label: str, cases: Sequence[CaseScores]) -> Means:
+    """Mean of each metric of a label over the cases in which it is annotated."""
+    return mean_of(asdict(case.labels[label]) for case in cases if label in case.labels)
 
 
 def _summarise_site(cases: Sequence[CaseScores], *, seed: int, samples: int) -> dict[str, Any]:

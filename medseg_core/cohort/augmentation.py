@@ -37,26 +37,32 @@ TINY = 1e-7  # keeps a constant channel from dividing by zero
 
 
 def augment(
-    images: Images, labels: Labels, settings: Augmentation, generator: torch.Generator
+    images: Images,
+    labels: Labels,
+    settings: Augmentation,
+    generator: torch.Generator,
+    *,
+    optional: Sequence[int] = (),
 ) -> tuple[Images, Labels]:
     """Changed copies; the arguments stay as they are. Patches are 2D or 3D; rotation and scaling are in
-    voxels.
+    voxels. Of the `optional` channels those that are 0 all over are missing and stay so; others may be dropped.
 
     Labels keep their type and take only values that they had, or IGNORE. Deterministic given the generator's
     state, except on accelerators, where sampling a grid is not.
     """
     seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
     changed = [
-        _augment_one(image, label, settings, torch.Generator().manual_seed(seed))
+        _augment_one(image, label, settings, torch.Generator().manual_seed(seed), optional)
         for image, label, seed in zip(images, labels, seeds.tolist(), strict=True)
     ]
     return torch.stack([image for image, _ in changed]), torch.stack([label for _, label in changed])
 
 
 def _augment_one(
-    image: Tensor, label: Tensor, settings: Augmentation, rng: torch.Generator
+    image: Tensor, label: Tensor, settings: Augmentation, rng: torch.Generator, optional: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """One sample `(c, *s)` and `(*s)`."""
+    missing = [channel for channel in optional if not image[channel].any()]
     source = _source_positions(label.shape, settings, rng)
     if source is not None:
         image, label = _resample(image, label, source.to(image))
@@ -73,7 +79,9 @@ def _augment_one(
     if _chance(settings.gamma, rng):
         image = _change_gamma(image, rng)
     axes = [axis for axis, may_flip in enumerate(settings.flip) if may_flip and _chance(0.5, rng)]
-    return image.flip([axis + 1 for axis in axes]), label.flip(axes)
+    image, label = image.flip([axis + 1 for axis in axes]), label.flip(axes)
+    dropped = [channel for channel in optional if _chance(settings.channel_dropout, rng)]
+    return _without(image, missing, dropped), label
 
 
 # ---- where each voxel comes from ------------------------------------------------------------------------
@@ -172,6 +180,14 @@ def _change_gamma(image: Tensor, rng: torch.Generator) -> Tensor:
     deviation, mean = _deviation_and_mean(image)
     new_deviation, new_mean = _deviation_and_mean(changed)
     return (changed - new_mean) * (deviation / new_deviation.clamp(min=TINY)) + mean
+
+
+def _without(image: Tensor, missing: Sequence[int], dropped: Sequence[int]) -> Tensor:
+    """Zeros for missing channels, which noise has filled, and for dropped ones unless nothing would be left."""
+    gone = {*missing, *dropped}
+    if gone and len(gone) == len(image):
+        gone = set(missing)
+    return image.index_fill(0, torch.tensor(sorted(gone), dtype=torch.long), 0) if gone else image
 
 
 def _deviation_and_mean(image: Tensor) -> tuple[Tensor, Tensor]:

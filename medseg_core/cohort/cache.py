@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 
-from medseg_core.cohort.loading import load_case
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PREPROCESSING_VERSION, PreprocessedCase, preprocess
+from medseg_core.cohort.reading import Reading
 from medseg_core.config import Task
 from medseg_core.errors import DataError, FaultyCasesError, UnusableFolderError
 from medseg_core.files import write_synced
@@ -37,6 +37,7 @@ ARRAYS = ("image", "label", "foreground")
 SETTINGS = {
     "channels",
     "labels",
+    "background",
     "ignore_value",
     "spacing_mm",
     "longest_side_px",
@@ -87,21 +88,32 @@ def prepare_cases(
     threads: int,
     on_case: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Every case preprocessed: from the cache, or opened, checked and stored there. Order of `cases` is kept."""
-    settings = _settings_key(task)
+    """Every case preprocessed, as the task says. Order of `cases` is kept."""
+    readings = [(case, Reading(task)) for case in cases]
+    return prepare_readings(readings, folder, threads=threads, on_case=on_case)
+
+
+def prepare_readings(
+    readings: Sequence[tuple[Case, Reading]],
+    folder: Path,
+    *,
+    threads: int,
+    on_case: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Every case preprocessed as its reading says, in the same order: from the cache, or opened, checked, stored."""
     _sweep(folder)
 
-    def prepare(case: Case) -> tuple[PreprocessedCase | DataError, tuple[str, ...], bool]:
+    def prepare(one: tuple[Case, Reading]) -> tuple[PreprocessedCase | DataError, tuple[str, ...], bool]:
         try:
-            return _prepare(case, task, folder / _case_key(case, settings))
+            return _prepare(*one, folder / _case_key(*one))
         except DataError as error:
             return error, (), True
         finally:
             on_case()
 
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        results = list(pool.map(prepare, cases))
-    paired = list(zip(cases, results, strict=True))
+        results = list(pool.map(prepare, readings))
+    paired = [(case, result) for (case, _), result in zip(readings, results, strict=True)]
     return Prepared(
         cases={case.case_id: got for case, (got, _, _) in paired if isinstance(got, PreprocessedCase)},
         faults=tuple(CacheFault(case, got) for case, (got, _, _) in paired if isinstance(got, DataError)),
@@ -110,20 +122,21 @@ def prepare_cases(
     )
 
 
-def _prepare(case: Case, task: Task, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...], bool]:
+def _prepare(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...], bool]:
     """One case, its warnings, and whether its files had to be read."""
-    if (stored := _load(case, folder)) is not None:
+    if (stored := _load(case, reading, folder)) is not None:
         return *stored, False
-    loaded = load_case(case, task)
-    prepared = preprocess(loaded, task)
+    loaded = reading.load(case)
+    prepared = replace(preprocess(loaded, reading.task), reading=reading)
     _store(prepared, loaded.warnings, folder)
-    mapped = _load(case, folder)  # so that a first start needs no more memory than a second one
+    mapped = _load(case, reading, folder)  # so that a first start needs no more memory than a second one
     return (mapped[0] if mapped else prepared), loaded.warnings, True
 
 
-def _case_key(case: Case, settings: str) -> str:
-    """Key of a case: its name, the bytes of its files, and the settings."""
-    digest = hashlib.sha256(f"{settings}|{case.case_id}".encode())
+def _case_key(case: Case, reading: Reading) -> str:
+    """Key of a case: its name, the bytes of its files, and how they are read."""
+    missing = f"|{case.missing}" if case.missing else ""
+    digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}{missing}".encode())
     for path in _files(case):
         with (
             contextlib.suppress(OSError),
@@ -143,11 +156,11 @@ def _files(case: Case) -> Iterator[Path]:
                     yield path.parent / match[1].decode("latin-1").strip()
 
 
-def _settings_key(task: Task) -> str:
+def _settings_key(reading: Reading) -> str:
     """What else decides the result of preprocessing."""
-    return json.dumps(
-        [PREPROCESSING_VERSION, task.spatial_dims, task.model_dump(mode="json", include=SETTINGS)]
-    )
+    task = reading.task
+    settings = [PREPROCESSING_VERSION, task.spatial_dims, task.model_dump(mode="json", include=SETTINGS)]
+    return json.dumps([*settings, reading.scanner.identity] if reading.scanner else settings)
 
 
 def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) -> None:
@@ -171,7 +184,7 @@ def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) 
             raise UnusableFolderError(folder.parent, error.strerror or type(error).__name__) from error
 
 
-def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
+def _load(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
     """A stored case, or None where it is absent or damaged; a damaged one is removed."""
     try:
         if not folder.is_dir():
@@ -183,6 +196,7 @@ def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] 
             geometry=_geometry(record["geometry"]),
             original=_geometry(record["original"]),
             label_voxels=tuple(record["label_voxels"]),
+            reading=reading,
         )
         warnings = tuple(record["warnings"])
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -77,15 +78,20 @@ class _Findings:
 
 
 def check_cohort(
-    cohort: Cohort, task: Task | None, *, on_case: Callable[[], None] = lambda: None
+    cohort: Cohort,
+    task: Task | None,
+    *,
+    at_site: Mapping[str, Task] = MappingProxyType({}),
+    on_case: Callable[[], None] = lambda: None,
 ) -> CheckReport:
     """Every case opened and checked, a few at a time; never raises for a bad case.
 
-    Without a task: facts as found. `on_case` is called after each, from another thread.
+    Without a task: facts as found. `at_site` has the task of sites whose label files hold other values. `on_case` is
+    called after each, from another thread.
     """
 
     def check(case: Case) -> _Findings:
-        findings = _check_case(case, task)
+        findings = _check_case(case, at_site.get(case.site, task))
         on_case()
         return findings
 
@@ -131,7 +137,7 @@ def _digest(image: Volume) -> bytes:
 def _facts(case: Case, image: Volume, label: Volume | None, task: Task | None) -> CaseFacts:
     voxels: dict[str, int] | None = None
     if label is not None:
-        voxels = dict.fromkeys(task.labels, 0) if task else {}
+        voxels = {name: 0 for name, wanted in task.labels.items() if wanted != ()} if task else {}
         for value, n in count_values(label.voxels).items():
             if (name := label_name(value, task)) is not None:
                 voxels[name] = voxels.get(name, 0) + n

@@ -6,7 +6,7 @@ from itertools import chain, count
 import numpy as np
 import numpy.typing as npt
 
-from medseg_core.config import LabelValues, Task
+from medseg_core.config import LabelValues, Task, values_of
 from medseg_core.data_errors import UnknownLabelError
 from medseg_core.types import IGNORE
 
@@ -58,13 +58,13 @@ def file_values(task: Task) -> npt.NDArray[np.integer]:
     nothing else: 255, which viewers of masks show as white, or the lowest.
     """
     taken = {0, task.ignore_value}
-    named = taken | {value for wanted in task.labels.values() for value in _values(wanted)}
+    named = taken | {value for wanted in task.labels.values() for value in values_of(wanted)}
     spare = (value for value in chain((_WHITE,), count(1)) if value not in named)
     chosen = [0]
     for wanted in task.labels.values():
-        own = next((value for value in _values(wanted) if value not in taken), None)
+        own = next((value for value in values_of(wanted) if value not in taken), None)
         chosen.append(next(spare) if own is None else own)
-        taken |= set(_values(wanted))
+        taken |= set(values_of(wanted))
     return np.asarray(chosen, np.result_type(*(np.min_scalar_type(value) for value in chosen)))
 
 
@@ -82,20 +82,16 @@ def _class_of(value: int, task: Task) -> int | None:
     if value == task.ignore_value:
         return IGNORE
     for number, wanted in enumerate(task.labels.values(), start=1):
-        if wanted != "nonzero" and value in _values(wanted):
+        if value in values_of(wanted):
             return number
-    if value == 0:
+    if value == 0 or value in task.background:
         return 0
     return next((n for n, wanted in enumerate(task.labels.values(), start=1) if wanted == "nonzero"), None)
 
 
-def _values(wanted: LabelValues) -> tuple[int, ...]:
-    return (wanted,) if isinstance(wanted, int) else tuple(v for v in wanted if isinstance(v, int))
-
-
 def _known(task: Task) -> list[str]:
-    named: Mapping[str, LabelValues] = {"background": 0, **task.labels}
-    known = [f"{_told(values)} ({name})" for name, values in named.items()]
+    named: Mapping[str, LabelValues] = {"background": (0, *task.background), **task.labels}
+    known = [f"{_told(values)} ({name})" for name, values in named.items() if values != ()]
     return known if task.ignore_value is None else [*known, f"{task.ignore_value} (ignored)"]
 
 

@@ -12,6 +12,7 @@ from medseg_core.data_errors import (
     ConstantImageError,
     EmptyLabelError,
     GeometryMismatchError,
+    MissingChannelError,
     MissingLabelError,
     NotFiniteError,
 )
@@ -41,11 +42,24 @@ def load_case(case: Case, task: Task, *, needs_label: bool = True) -> LoadedCase
 
 
 def open_image(case: Case, task: Task | None) -> Volume:
-    """All channels of a case on one grid, float32 `(c, i, j[, k])`; without a task as found.
+    """All channels of a case on one grid, float32 `(c, i, j[, k])`, a missing one as zeros; without a task as found.
 
     Raises CaseError leaves.
     """
-    dims, expected = (task.spatial_dims, len(task.channels)) if task else (None, None)
+    found = _open_files(case, task)
+    if task is None or not case.missing:
+        return found
+    voxels = np.zeros((len(task.channels), *found.geometry.shape), np.float32)
+    voxels[[n for n in range(len(voxels)) if n not in case.missing]] = found.voxels
+    return Volume(voxels, found.geometry)
+
+
+def _open_files(case: Case, task: Task | None) -> Volume:
+    """The channels that a case has files of."""
+    dims, expected = (task.spatial_dims, len(task.channels) - len(case.missing)) if task else (None, None)
+    for number in case.missing:
+        if task and not task.channels[number].optional:
+            raise MissingChannelError(case.case_id, task.channels[number].name)
     if len(case.images) == 1:
         return read_image(case.images[0], spatial_dims=dims, channels=expected, case_id=case.case_id)
     if expected not in (None, len(case.images)):
@@ -68,6 +82,8 @@ def open_label(case: Case, task: Task | None) -> Volume:
 def image_faults(image: Volume, case: Case, task: Task | None) -> Iterator[CaseError]:
     """What is wrong with the intensities: NaN, infinite, constant."""
     for number, voxels in enumerate(image.voxels):
+        if number in case.missing:
+            continue
         name = f"channel {task.channels[number].name if task else number}"
         low, high = float(voxels.min()), float(voxels.max())
         if not np.isfinite([low, high]).all():

@@ -35,10 +35,14 @@ _SAVE_AS_UTF8 = "Save it as CSV (UTF-8)."
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns hold images, one a channel or one for all, and what the channels are called."""
+    """Which columns hold images, one a channel or one for all, and what the channels are called.
+
+    Those of `optional` may be blank, or absent as a whole.
+    """
 
     images: tuple[str, ...]
     channels: tuple[str, ...]
+    optional: frozenset[str] = frozenset()
 
 
 def read_cohort(data: Path, task: Task | None) -> Cohort:
@@ -118,9 +122,15 @@ def _columns(header: Sequence[str], task: Task | None, source: str) -> _Columns:
         if n not in header and difflib.get_close_matches(n, map(str.lower, spare), 1, 0.8)
     ]
     images, channels = _image_columns(header, task)
-    missing += [name for name in images if name not in header]
+    optional = frozenset(images[n] for n in task.optional_channels) if task and channels else frozenset()
+    strange = [name for name in spare if name not in images]
+    missing += [
+        name
+        for name in images
+        if name not in header and (name not in optional or difflib.get_close_matches(name, strange, 1, 0.8))
+    ]
     raise_faults(source, [ManifestColumnError(source, name, found=header, unknown=spare) for name in missing])
-    return _Columns(images, channels)
+    return _Columns(images, channels, optional)
 
 
 def _image_columns(header: Sequence[str], task: Task | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -144,8 +154,10 @@ def _row_faults(
         return
     cells = dict(zip(header, row, strict=False))
     for name in ("case_id", "patient_id", *columns.images):
-        if not cells[name]:
+        if name not in columns.optional and not cells[name]:
             yield BlankCellError(source, line, name)
+    if columns.optional and not any(cells.get(name) for name in columns.images):
+        yield ManifestRowError(source, f"line {line} has no image", "Name one image, or remove the line.")
     if (scope := cells.get("patient_id_scope", "")) not in ("", "site"):
         remedy = "Leave it blank, or write site if each site numbers its own patients."
         yield ManifestRowError(source, f"line {line} has the unknown patient_id_scope {scope!r}", remedy)
@@ -154,13 +166,15 @@ def _row_faults(
 def _case(cells: dict[str, str], columns: _Columns, root: Path) -> Case:
     site, patient = cells.get("site", ""), cells["patient_id"]
     known = {*_REQUIRED, *_OPTIONAL, *columns.images, ""}
+    images = [cells.get(name, "") for name in columns.images]  # of those not optional none is blank
     return Case(
         case_id=cells["case_id"],
         patient_id=f"{site}/{patient}" if cells.get("patient_id_scope") == "site" else patient,
         site=site,
-        images=tuple(_path(root, cells[name]) for name in columns.images),
+        images=tuple(_path(root, cell) for cell in images if cell),
         label=_path(root, cells["label"]) if cells["label"] else None,
         attributes={name: value for name, value in cells.items() if name not in known},
+        missing=tuple(n for n, cell in enumerate(images) if not cell),
     )
 
 

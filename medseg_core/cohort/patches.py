@@ -21,6 +21,7 @@ class Batch:
 
     images: Float[Tensor, "b c *s"]
     labels: Integer[Tensor, "b *s"]
+    not_annotated: tuple[tuple[int, ...], ...]  # of each patch, the classes that its background may be
 
 
 def batches(
@@ -31,10 +32,11 @@ def batches(
     site: str,
     round_number: int,
     passes: int,
+    optional: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """`passes` times one augmented patch of every case, in batches; the last one of a pass may be smaller.
 
-    Order, places and augmentation depend on (seed, site, round) alone.
+    Order, places and augmentation depend on (seed, site, round) alone. `optional` channels may be missing or dropped.
     """
     order = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="order"))
     places = np.random.default_rng(derive_seed(seed, site=site, round_number=round_number, purpose="patch"))
@@ -44,14 +46,13 @@ def batches(
     for _ in range(passes):
         shuffled = order.permutation(len(cases))
         for start in range(0, len(cases), training.batch_size):
-            drawn = [
-                _patch(cases[n], training, places) for n in shuffled[start : start + training.batch_size]
-            ]
+            chosen = [cases[n] for n in shuffled[start : start + training.batch_size]]
+            drawn = [_patch(case, training, places) for case in chosen]
             images = torch.from_numpy(np.stack([image for image, _ in drawn]))
             labels = torch.from_numpy(np.stack([label for _, label in drawn]))
             if training.augmentation:
-                images, labels = augment(images, labels, training.augmentation, effects)
-            yield Batch(images, labels)
+                images, labels = augment(images, labels, training.augmentation, effects, optional=optional)
+            yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
 
 
 def steps_in_pass(n_cases: int, batch_size: int) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medseg_core.cohort.reading import Reading
 from medseg_core.config import Channel, Task
 from medseg_core.imaging.geometry import crop, reorient, resample
 from medseg_core.seeding import derive_seed
@@ -19,12 +20,18 @@ class PreprocessedCase:
     """A case on the task's grid. Arrays may be memory-mapped and are read-only."""
 
     case: Case
-    image: npt.NDArray[np.float32]  # (c, i, j[, k])
+    image: npt.NDArray[np.float32]  # (c, i, j[, k]); a missing channel is 0 all over
     label: npt.NDArray[np.uint8]  # (i, j[, k]); all 0 where the case has no label
     foreground: npt.NDArray[np.int32]  # (n, 1 + dims): label, i, j[, k]
     geometry: Geometry  # of the arrays
     original: Geometry  # of the file
     label_voxels: tuple[int, ...]  # of each foreground label, in the file's grid
+    reading: Reading | None = None  # None: as the experiment's task says
+
+    @property
+    def not_annotated(self) -> tuple[int, ...]:
+        """Classes that may be where the label is background."""
+        return self.reading.task.not_annotated if self.reading else ()
 
     @property
     def foreground_mm3(self) -> float:
@@ -45,7 +52,13 @@ def preprocess(loaded: LoadedCase, task: Task) -> PreprocessedCase:
         image, label = crop(image, box), crop(label, box)
     if (spacing := _target_spacing(image.geometry, task)) is not None:
         image, label = resample(image, spacing, is_label=False), resample(label, spacing, is_label=True)
-    voxels = np.stack([normalise(v, c) for v, c in zip(image.voxels, task.channels, strict=True)])
+    missing = loaded.case.missing
+    voxels = np.stack(
+        [
+            np.zeros_like(v) if n in missing else normalise(v, task.channels[n])
+            for n, v in enumerate(image.voxels)
+        ]
+    )
     return PreprocessedCase(
         case=loaded.case,
         image=voxels,

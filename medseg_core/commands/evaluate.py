@@ -1,5 +1,6 @@
 """A trained model scored on labelled cases: a file of scores, and a table on the terminal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from medseg_core.errors import NothingToScoreError, UnusableFolderError
 if TYPE_CHECKING:
     from medseg_core.assessment.model_evaluation import Evaluation
     from medseg_core.assessment.summary import Scores
+    from medseg_core.config import Task
 
 COLUMNS = {
     "dice": "Dice",
@@ -24,11 +26,18 @@ COLUMNS = {
 
 
 def score_data(
-    model_folder: Path, data: Path, out: Path, *, device: str, personal: Path | None = None
+    model_folder: Path,
+    data: Path,
+    out: Path,
+    *,
+    device: str,
+    personal: Path | None = None,
+    task_here: Callable[["Task"], "Task"] = lambda task: task,
 ) -> None:
-    """Score the model on every labelled case of `data`; `out` is a JSON file.
+    """Score the model on every labelled case of `data`; `out` is a JSON file. Raises MedsegError leaves.
 
-    `personal` is a file of the tensors that are a site's own. Raises MedsegError leaves.
+    `personal` is a file of the tensors that are a site's own. `task_here` gives the model's task in the values of the
+    label files.
     """
     from medseg_core.assessment.model_evaluation import evaluate_cases, summarise_evaluation
     from medseg_core.cohort.manifest import read_cohort
@@ -40,13 +49,14 @@ def score_data(
         raise UnusableFolderError(out, "it is a folder where a file is to be written")
     model = read_model(model_folder, personal)
     model.network.to(choose_device(device))
-    cohort = read_cohort(data, model.experiment.task)
+    task = task_here(model.experiment.task)
+    cohort = read_cohort(data, task)
     cases = [case for case in cohort.cases if case.label is not None]
     if not cases:
         raise NothingToScoreError(data)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=len(cases))
-        scores = evaluate_cases(model, cases, on_case=lambda: progress.advance(bar))
+        scores = evaluate_cases(model, cases, task=task, on_case=lambda: progress.advance(bar))
     found = summarise_evaluation(model, scores)
     write_atomic(out, found.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
     Console().print(render(found))
@@ -63,7 +73,8 @@ def render(found: "Evaluation") -> Table:
         table.add_row(f"site {site}", str(scores.n_cases), *_cells(scores, names))
     table.add_section()
     for label, means in found.labels.items():
-        table.add_row(f"label {label}", str(found.n_cases), *_cells(means, names))
+        annotated = sum(label in case.labels for case in found.cases)
+        table.add_row(f"label {label}", str(annotated), *_cells(means, names))
     table.add_section()
     table.add_row("all cases", str(found.n_cases), *_cells(found.mean, names))
     return table

@@ -34,6 +34,8 @@ def segment_images(
         raise faults[0] if len(cases) == 1 else FaultyCasesError(faults, len(cases))
 
 
-def files_of(text: str) -> list[Path]:
-    """The files of one case: one path, commas in its name included if there is such a file; or several."""
-    return [Path(text)] if os.path.exists(text) else [Path(part) for part in text.split(",")]  # noqa: PTH110 (never raises)
+def files_of(text: str) -> list[Path | None]:
+    """The files of one case: one path, if need be with commas in its name; or several, where a blank is None."""
+    if os.path.exists(text) or not text.strip(","):  # noqa: PTH110 (never raises)
+        return [Path(text)]
+    return [Path(part) if part else None for part in text.split(",")]

@@ -41,11 +41,13 @@ class Segmentation:
     geometry: Geometry  # of the image file
 
 
-def image_case(images: Sequence[Path]) -> Case:
-    """A case of image files alone, one for each channel or one for all, named after the first."""
-    name = images[0].name
-    stem = name[: len(name) - len(file_suffix(images[0]))]
-    return Case(stem or name, "", "", tuple(images), None)
+def image_case(images: Sequence[Path | None]) -> Case:
+    """A case of image files alone, one for each channel or one for all, named after the first; None is missing."""
+    files = tuple(image for image in images if image is not None)
+    name = files[0].name
+    stem = name[: len(name) - len(file_suffix(files[0]))]
+    missing = tuple(n for n, image in enumerate(images) if image is None)
+    return Case(stem or name, "", "", files, None, missing=missing)
 
 
 def segment_files(

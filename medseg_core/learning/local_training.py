@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medseg_core.cohort.patches import batches, steps_in_pass
+from medseg_core.cohort.patches import Batch, batches, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
 from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.local_rule import LocalRule
-from medseg_core.learning.losses import build_loss
+from medseg_core.learning.losses import Loss, build_loss, mark_unknown
 from medseg_core.learning.weights import set_weights
 from medseg_core.seeding import derive_seed
 
@@ -59,9 +59,9 @@ def train_locally(
     """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
 
     `rule` is what the algorithm does besides; what it gives is in it afterwards. `memory` is what an earlier round
-    returned, or None for a fresh optimiser. On the CPU the result depends only on
-    the arguments and the number of threads. A batch goes through the network in `parts`, one after the other, whose
-    gradients add up: less memory, the same step but for rounding (and for the statistics of batch normalisation).
+    returned, or None for a fresh optimiser. On the CPU the result depends only on the arguments and the number of
+    threads. A batch goes through the network in `parts`, one after the other, whose gradients add up: less memory, the
+    same step but for rounding (and for the statistics of batch normalisation).
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
@@ -76,27 +76,18 @@ def train_locally(
     _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
 
-    passes, in_pass = (
-        federation.local_epochs + rule.extra_passes,
-        steps_in_pass(len(cases), training.batch_size),
-    )
+    in_pass = steps_in_pass(len(cases), training.batch_size)
+    passes = federation.local_epochs + rule.extra_passes
     steps = passes * in_pass
-    source = batches(
-        cases,
-        training,
-        seed=federation.seed,
-        site=context.site,
-        round_number=context.round_number,
-        passes=passes,
-    )
     losses, training_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
-        for step, batch in enumerate(source):
+        for step, batch in enumerate(_batches(cases, experiment, context, passes)):
             if is_over():
                 raise RoundOverError(context.site, context.round_number)
             if step % in_pass == 0:
                 rule.begin_pass(step // in_pass)
             images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
+            unknown = mark_unknown(batch.not_annotated, experiment.task.n_classes)  # (b, k)
             ready = time.perf_counter()
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
             rates.append(learning_rate_at(progress, training))
@@ -104,7 +95,9 @@ def train_locally(
                 group["lr"] = rates[-1]
             optimiser.zero_grad(set_to_none=True)
             in_bf16 = _wants_bf16(training, device)
-            loss = _add_gradients(network, loss_of, rule, images, labels, parts=parts, in_bf16=in_bf16)
+            loss = _add_gradients(
+                network, loss_of, rule, images, labels, unknown=unknown, parts=parts, in_bf16=in_bf16
+            )
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
@@ -124,21 +117,38 @@ def train_locally(
     return report, _memory_of(optimiser, network)
 
 
+def _batches(
+    cases: Sequence[PreprocessedCase], experiment: Experiment, context: RoundContext, passes: int
+) -> Iterator[Batch]:
+    """The patches of a round."""
+    return batches(
+        cases,
+        experiment.training,
+        seed=experiment.federation.seed,
+        site=context.site,
+        round_number=context.round_number,
+        passes=passes,
+        optional=experiment.task.optional_channels,
+    )
+
+
 def _add_gradients(
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Loss,
     rule: LocalRule,
     images: Tensor,
     labels: Tensor,
     *,
+    unknown: Tensor,
     parts: int,
     in_bf16: bool,
 ) -> Tensor:
     """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds."""
     losses = []
-    for image, label in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+    in_parts = (each.chunk(parts) for each in (images, labels, unknown))
+    for image, label, hidden in zip(*in_parts, strict=True):
         with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
-            loss = loss_of(network(image), label) * (len(image) / len(images))  # logits (b, k, *s)
+            loss = loss_of(network(image), label, hidden) * (len(image) / len(images))  # logits (b, k, *s)
             extra = rule.extra_loss(network, image)
         whole = loss if extra is None else loss + extra * (len(image) / len(images))
         whole.backward()  # type: ignore[no-untyped-call]

@@ -10,35 +10,54 @@ Common to all of them:
   adds its false positives to the count, instead of a Dice of 0/0 (nnU-Net's `batch_dice`).
 - Arithmetic is float32, also under autocast.
 - A batch without one annotated voxel has loss 0 and no gradient.
+- Where a class is not annotated, background may be that class: its probability is added to that of background, and the
+  class itself counts nowhere. Source: the marginal loss of Shi et al. 2021 (arXiv:2007.03868).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional
 
 LossName = Literal["dice", "dice_ce", "dice_focal", "tversky", "generalised_dice"]
 Logits = Float[Tensor, "b k *s"]
 Target = Integer[Tensor, "b *s"]
-Loss = Callable[[Logits, Target], Float[Tensor, ""]]
+Unknown = Bool[Tensor, "b k"]
 
 SMOOTH = 1e-5  # nnU-Net and MONAI: only where a class is neither there nor predicted does it matter
 FOCUS = 2.0  # gamma in Lin et al. 2017, section 4
 FALSE_POSITIVES, FALSE_NEGATIVES = 0.3, 0.7  # alpha and beta in Salehi et al. 2017, table 1
 
 
+@runtime_checkable
+class Loss(Protocol):
+    """What `build_loss` gives."""
+
+    def __call__(self, logits: Logits, target: Target, unknown: Unknown | None = None) -> Float[Tensor, ""]:
+        """A number to minimise. `unknown` marks the classes that are not annotated in a sample, never background."""
+        ...
+
+
 def build_loss(name: LossName, n_classes: int) -> Loss:
     """The loss: logits `(b, n_classes, *s)` and target `(b, *s)`, 0..n_classes - 1 or IGNORE, to a scalar."""
     formula = _formula(name)
 
-    def loss(logits: Logits, target: Target) -> Float[Tensor, ""]:
-        return formula(_compare(logits, target, n_classes))
+    def loss(logits: Logits, target: Target, unknown: Unknown | None = None) -> Float[Tensor, ""]:
+        return formula(_compare(logits, target, n_classes, unknown))
 
     return loss
+
+
+def mark_unknown(not_annotated: Sequence[Sequence[int]], n_classes: int) -> Unknown:
+    """The classes that are not annotated in each sample, as a mask."""
+    unknown = torch.zeros(len(not_annotated), n_classes, dtype=torch.bool)
+    for sample, classes in enumerate(not_annotated):
+        unknown[sample, list(classes)] = True
+    return unknown
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class _Comparison:
     p: Tensor
     truth: Tensor
     annotated: Tensor  # (b, 1, *s)
+    known: Tensor | None = None  # (k,): whether some sample has the class annotated; None: all are
 
     def mean(self, per_class: Tensor) -> Tensor:
         """Sum of `(b, k, *s)` over all, by annotated voxel."""
@@ -58,6 +78,10 @@ class _Comparison:
         """Soft true positives, predicted and true voxels of each class, over the batch: `(k,)` each."""
         axes = [0, *range(2, self.p.ndim)]
         return (self.p * self.truth).sum(axes), (self.p * self.annotated).sum(axes), self.truth.sum(axes)
+
+    def mean_over_labels(self, scores: Tensor) -> Tensor:
+        """Of a score of each foreground class, `(k - 1,)`, over those that are annotated."""
+        return (scores if self.known is None else scores[self.known[1:]]).mean()
 
 
 def _formula(name: LossName) -> Callable[[_Comparison], Tensor]:
@@ -74,18 +98,32 @@ def _formula(name: LossName) -> Callable[[_Comparison], Tensor]:
             return _generalised_dice
 
 
-def _compare(logits: Tensor, target: Tensor, n_classes: int) -> _Comparison:
+def _compare(logits: Tensor, target: Tensor, n_classes: int, unknown: Tensor | None) -> _Comparison:
     """Float one-hot and mask: on a CPU, products with them are many times faster than with booleans."""
     log_p = functional.log_softmax(logits.float(), dim=1)
     classes = torch.arange(n_classes, device=target.device, dtype=target.dtype)
     truth = (target.unsqueeze(1) == classes.view(1, -1, *[1] * (target.ndim - 1))).float()
-    return _Comparison(log_p, log_p.exp(), truth, annotated=truth.sum(1, keepdim=True))
+    annotated = truth.sum(1, keepdim=True)
+    if unknown is None or not unknown.any():
+        return _Comparison(log_p, log_p.exp(), truth, annotated)
+    log_p, p = _marginal(log_p, unknown.to(log_p.device))
+    return _Comparison(log_p, p, truth, annotated, known=~unknown.all(0).to(log_p.device))
+
+
+def _marginal(log_p: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and probabilities after unknown classes went into background; theirs are 0, and 0."""
+    hidden = unknown.view(*unknown.shape, *[1] * (log_p.ndim - 2))  # (b, k, 1, ..)
+    either = hidden.clone()
+    either[:, 0] = True
+    background = log_p.masked_fill(~either, -torch.inf).logsumexp(1, keepdim=True)
+    log_p = torch.cat([background, log_p[:, 1:].masked_fill(hidden[:, 1:], 0)], dim=1)
+    return log_p, log_p.exp().masked_fill(hidden, 0)
 
 
 def _dice(c: _Comparison) -> Tensor:
     """1 - mean soft Dice. Source: Drozdzal et al. 2016, equation 1 (in Milletari et al. 2016 squared)."""
     overlap, predicted, true = (count[1:] for count in c.counts())
-    return 1 - ((2 * overlap + SMOOTH) / (predicted + true + SMOOTH)).mean()
+    return 1 - c.mean_over_labels((2 * overlap + SMOOTH) / (predicted + true + SMOOTH))
 
 
 def _cross_entropy(c: _Comparison) -> Tensor:
@@ -102,7 +140,7 @@ def _tversky(c: _Comparison) -> Tensor:
     """1 - mean Tversky index. Source: Salehi et al. 2017, equation 4."""
     overlap, predicted, true = (count[1:] for count in c.counts())
     errors = FALSE_POSITIVES * (predicted - overlap) + FALSE_NEGATIVES * (true - overlap)
-    return 1 - ((overlap + SMOOTH) / (overlap + errors + SMOOTH)).mean()
+    return 1 - c.mean_over_labels((overlap + SMOOTH) / (overlap + errors + SMOOTH))
 
 
 def _generalised_dice(c: _Comparison) -> Tensor:

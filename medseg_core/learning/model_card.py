@@ -65,13 +65,22 @@ def _limits(experiment: Experiment, summary: Mapping[str, Any]) -> str:
         faults.append(
             "Every training image showed the structure: images without it were not part of the training."
         )
+    simulated = experiment.simulation
+    if simulated.scanner.strength:
+        faults.append("Its images were changed as if by other scanners; scores are of images changed so.")
+    if partly := [site for site, own in simulated.site.items() if own.not_annotated]:
+        scored = "were scored all the same" if simulated.score_all_labels else "are not in its scores"
+        faults.append(f"Not every label was annotated at {_joined(partly)}; those that were not {scored}.")
     return _bullets(faults)
 
 
 def _contract(experiment: Experiment) -> str:
     """What goes in and comes out."""
     task = experiment.task
-    channels = [(n, c.name, c.modality, _normalisation(c)) for n, c in enumerate(task.channels, start=1)]
+    channels = [
+        (n, f"{c.name} (may be missing)" if c.optional else c.name, c.modality, _normalisation(c))
+        for n, c in enumerate(task.channels, start=1)
+    ]
     values = file_values(task)
     labels = [
         (name, values[n], _told(wanted)) for n, (name, wanted) in enumerate(task.labels.items(), start=1)

@@ -117,6 +117,8 @@ def differences(experiment: Experiment) -> list[str]:
         told.append("Pictures without physical spacing count as having pixels of 1 mm.")
     if experiment.evaluation.mirror:
         told.append("No average over mirrored images is taken.")
+    if task.optional_channels:
+        told.append("Every channel must be there; `predict` does without those that may be missing.")
     return [
         *told,
         "Files are not checked: a cut file or one with other channels may give a wrong result silently.",

@@ -124,7 +124,7 @@ def run_fold(
         with closing(side_by_side(alone, at_once=compute.sites_at_once, stop=stop)) as baselines:
             trained |= {name: baseline.result() for name, baseline in baselines}
     if not part.is_tested:
-        return FoldResult(trained, {}, {}, clock.baseline_s)
+        return FoldResult(trained, {}, {}, None, {}, clock.baseline_s)
     watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}
@@ -136,12 +136,13 @@ def run_fold(
             scores, pictures = _collect(folder, run.identifier, tuple(data))
             cases[plan.name] = scores
             overlays |= pictures if plan.name == "global" else {}
-    attack = _attack(experiment, data, folder, trained["global"].best_round, compute.device)
-    run_name = trained["global"].run
-    if experiment.federation.has_personal_models:
-        cases["personal"] = _cases_in(folder, run_name, tuple(data), PERSONAL_CASES)
-    kept = {site: _tested(folder, run_name, site)[-1] / PERSONAL_WEIGHTS for site in data}
-    personal = {site: path.read_bytes() for site, path in kept.items() if path.exists()}
+    attack, personal = None, dict[str, bytes]()
+    if (shared := trained.get("global")) is not None:
+        attack = _attack(experiment, data, folder, shared.best_round, compute.device)
+        if experiment.federation.has_personal_models:
+            cases["personal"] = _cases_in(folder, shared.run, tuple(data), PERSONAL_CASES)
+        kept = {site: _tested(folder, shared.run, site)[-1] / PERSONAL_WEIGHTS for site in data}
+        personal = {site: path.read_bytes() for site, path in kept.items() if path.exists()}
     return FoldResult(trained, cases, overlays, attack, personal, clock.baseline_s)
 
 

@@ -111,10 +111,20 @@ def scan(
     image *= 1 + 0.04 * _grain(image.shape, spacing_mm, generator)
     image = _blurred(image, scanner, spacing_mm)
     image = np.clip(image, 0, None) ** np.float32(scanner.gamma)
-    image *= np.exp(np.float32(scanner.shading) * draw_waves(generator, (110, 200)).at(points))
-    real, imaginary = scanner.noise * generator.standard_normal((2, *image.shape), dtype=np.float32)
-    magnitude = np.hypot(image + real, imaginary)  # Rician, as in magnitude MR images
+    image *= receive_field(points, scanner.shading, generator)
+    magnitude = with_noise(image, scanner.noise, generator)
     return magnitude * np.float32(scanner.full_scale * generator.uniform(0.85, 1.15)), labels
+
+
+def receive_field(points: Voxels, shading: float, generator: np.random.Generator) -> Voxels:
+    """A smooth factor at `points` (axis, ...) in mm; `shading` is the standard deviation of its logarithm."""
+    return np.asarray(np.exp(np.float32(shading) * draw_waves(generator, (110, 200)).at(points)), np.float32)
+
+
+def with_noise(image: Voxels, deviation: float, generator: np.random.Generator) -> Voxels:
+    """The image with Rician noise, as magnitude MR images have it."""
+    real, imaginary = deviation * generator.standard_normal((2, *image.shape), dtype=np.float32)
+    return np.asarray(np.hypot(image + real, imaginary))
 
 
 def grid_mm(scanner: Scanner, spacing_mm: tuple[float, ...]) -> Voxels:

@@ -1,61 +1,86 @@
-"""One data set, prepared once, shared out among virtual hospitals."""
+"""One data set, prepared once, shared out among virtual hospitals that may differ in what they have."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg_client.site_data import SiteData, split_site
-from medseg_core.cohort.cache import prepare_cases
+from medseg_core.cohort.cache import Prepared, prepare_readings
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.cohort.reading import Reading
 from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
-from medseg_core.errors import FaultyCasesError
+from medseg_core.errors import FaultyCasesError, PartitionError
+from medseg_core.types import Case
 from medseg_simulation.partition import partition_patients, patient_facts
+from medseg_simulation.scanner_effects import scanner_at
 
 
 @dataclass(frozen=True)
 class VirtualSites:
-    """The prepared cases of each site, in order of site and case."""
+    """The prepared cases of each site, in order of site and case.
+
+    `tested` has, by name, the cases that are scored as other than what their site knows: with every label.
+    """
 
     cases: Mapping[str, tuple[PreprocessedCase, ...]]
     warnings: tuple[str, ...]
+    tested: Mapping[str, PreprocessedCase] = field(default_factory=dict)
 
     def split(self, experiment: Experiment, fold: Fold | None) -> dict[str, SiteData]:
         """Each site's cases by purpose. Raises TooFewPatientsError."""
-        return {
+        known = {
             site: split_site(cases, experiment, site=site, fold=fold) for site, cases in self.cases.items()
+        }
+        return {
+            site: replace(own, test=tuple(self.tested.get(c.case.case_id, c) for c in own.test))
+            for site, own in known.items()
         }
 
 
 def open_sites(
     data: Path, experiment: Experiment, *, cache: Path, on_case: Callable[[int], None] = lambda total: None
 ) -> VirtualSites:
-    """Read, check and prepare every case of `data`, then share the patients out as [simulation] partition says.
+    """Share the patients out as [simulation] partition says; read, check and prepare the cases of every site.
 
     Raises:
-        ManifestError, PartitionError: the list of cases does not serve.
+        ManifestError, PartitionError: the list of cases, or what is said of a site, does not serve.
         FaultyCasesError: some cases are faulty; lists them all.
     """
     cohort = read_cohort(data, experiment.task)
-    total = len(cohort.cases)
-    prepared = prepare_cases(
-        cohort.cases,
-        experiment.task,
-        cache,
-        threads=experiment.training.cpu_threads,
-        on_case=lambda: on_case(total),
+    settings, threads = experiment.simulation, experiment.training.cpu_threads
+    volumes = dict.fromkeys((case.case_id for case in cohort.cases), 0.0)
+    if settings.partition == "dirichlet":  # goes by the size of the structure
+        plain = [(case, Reading(experiment.task)) for case in cohort.cases]
+        prepared = _sound(prepare_readings(plain, cache, threads=threads))
+        volumes = {name: case.foreground_mm3 for name, case in prepared.cases.items()}
+    sites = _share_out(cohort.cases, experiment, volumes)
+    readings = [(case, reading_at(site, experiment)) for site, cases in sites.items() for case in cases]
+    prepared = _sound(
+        prepare_readings(readings, cache, threads=threads, on_case=lambda: on_case(len(readings)))
     )
-    if prepared.faults:
-        raise FaultyCasesError([fault.error for fault in prepared.faults], total)
-    volumes = {name: case.foreground_mm3 for name, case in prepared.cases.items()}
-    shares = partition_patients(
-        patient_facts(cohort.cases, volumes), experiment.simulation, seed=experiment.federation.seed
-    )
+    partly_known = [
+        site for site in sites if settings.score_all_labels and settings.labels_at(site).not_annotated
+    ]
+    whole = [
+        (case, reading_at(site, experiment, all_labels=True)) for site in partly_known for case in sites[site]
+    ]
     return VirtualSites(
-        {site: _cases_of(site, patients, prepared.cases) for site, patients in shares.items()},
+        {site: tuple(prepared.cases[case.case_id] for case in cases) for site, cases in sites.items()},
         (*cohort.warnings, *prepared.warnings),
+        _sound(prepare_readings(whole, cache, threads=threads)).cases,
     )
+
+
+def reading_at(site: str, experiment: Experiment, *, all_labels: bool = False) -> Reading:
+    """How a virtual site's files are read; with `all_labels`, also those that the site does not annotate."""
+    settings = experiment.simulation
+    labels = settings.labels_at(site)
+    if all_labels:
+        labels = labels.model_copy(update={"not_annotated": ()})
+    scanner = scanner_at(site, settings.scanner, seed=experiment.federation.seed)
+    return Reading(experiment.task.at_site(labels), scanner)
 
 
 def pooled(data: Mapping[str, SiteData]) -> SiteData:
@@ -64,12 +89,26 @@ def pooled(data: Mapping[str, SiteData]) -> SiteData:
     return SiteData(*(tuple(c for d in data.values() for c in getattr(d, part)) for part in parts))
 
 
-def _cases_of(
-    site: str, patients: tuple[str, ...], prepared: Mapping[str, PreprocessedCase]
-) -> tuple[PreprocessedCase, ...]:
-    """A site's cases, each carrying the virtual site's name."""
-    chosen = set(patients)
-    own = [c for c in prepared.values() if c.case.patient_id in chosen]
-    return tuple(
-        replace(c, case=replace(c.case, site=site)) for c in sorted(own, key=lambda c: c.case.case_id)
-    )
+def _share_out(
+    cases: Sequence[Case], experiment: Experiment, volumes: Mapping[str, float]
+) -> dict[str, list[Case]]:
+    """Each site's cases in order, carrying the virtual site's name. Raises PartitionError."""
+    settings = experiment.simulation
+    facts = patient_facts(cases, volumes)
+    shares = partition_patients(facts, settings, seed=experiment.federation.seed)
+    if unknown := sorted(settings.site.keys() - shares.keys()):
+        remedy = f"Known are {', '.join(shares)}: correct the name of the section."
+        raise PartitionError(settings.partition, f"no site is [simulation.site.{unknown[0]}]", remedy)
+    ordered = sorted(cases, key=lambda case: case.case_id)
+    return {
+        site: [replace(case, site=site) for case in ordered if case.patient_id in chosen]
+        for site, chosen in ((site, set(patients)) for site, patients in shares.items())
+    }
+
+
+def _sound(prepared: Prepared) -> Prepared:
+    """What was prepared. Raises FaultyCasesError unless all of it was."""
+    if prepared.faults:
+        total = len(prepared.cases) + len(prepared.faults)
+        raise FaultyCasesError([fault.error for fault in prepared.faults], total)
+    return prepared

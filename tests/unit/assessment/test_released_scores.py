@@ -1,6 +1,7 @@
 """What sites release of their test scores, checked when it is read, and joined without any case."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,21 @@ def test_what_nobody_asked_for_is_not_kept() -> None:
 
     assert isinstance(found, dict)
     assert "case_of_mrs_jones" not in found
+
+
+def test_a_label_that_a_site_does_not_annotate_is_joined_from_the_others() -> None:
+    partial = [replace(one, labels={"anterior": one.labels["anterior"]}) for one in NORTH]
+
+    pooled = pool_figures({"north": figures(partial), "south": figures(SOUTH)}, LABELS)
+
+    assert close(pooled, summarise([*SOUTH, *partial], seed=EXPERIMENT.federation.seed, samples=SAMPLES))
+    assert pooled["labels"]["posterior"]["dice"] == 0.8  # south's alone
+    assert pooled["labels"]["anterior"]["dice"] == pytest.approx((0.9 + 0.5 + 0.4 + 1.0) / 4)
+    assert pooled["sites"]["north"]["dice"] == pytest.approx(0.6)
+    assert list(pool_figures({"north": figures(partial)}, LABELS)["labels"]) == ["anterior"]
+
+
+def test_a_site_that_tells_of_no_label_is_refused() -> None:
+    given = {name: value for name, value in told(NORTH).items() if "/" not in name}
+
+    assert read_figures(given, LABELS, n_cases=3, n_patients=3) == "bad_score"

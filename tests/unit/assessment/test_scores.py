@@ -48,6 +48,18 @@ def test_means_leave_out_the_cases_without_a_value():
     assert mean_scores(cases)["volume_error"] == pytest.approx(0.3)
 
 
+def test_a_label_counts_the_cases_in_which_it_is_annotated():
+    partial = CaseScores("3", "3", "B", {"label_1": label_scores(0.4)})
+
+    block = summarise([partial, case("1", 0.9, 0.7), case("2", 0.7, 0.5)], seed=0, samples=10)
+
+    assert partial.dice == pytest.approx(0.4)
+    assert list(block["labels"]) == ["label_0", "label_1"]
+    assert block["labels"]["label_0"]["dice"] == pytest.approx((0.9 + 0.7) / 2)
+    assert block["labels"]["label_1"]["dice"] == pytest.approx((0.7 + 0.5 + 0.4) / 3)
+    assert block["mean"]["dice"] == pytest.approx((0.4 + 0.8 + 0.6) / 3)
+
+
 def test_a_summary_tells_cases_sites_and_labels_apart():
     cases = [case("1", 0.9, 0.7), case("2", 0.7, 0.5), case("3", 0.3, 0.1, site="B", n_empty=1)]
 

@@ -9,6 +9,7 @@ from builders import make_experiment
 from PIL import Image
 from trained_model import write_trained
 
+from medseg_core.data_errors import MissingChannelError
 from medseg_core.errors import SegmentationMemoryError
 from medseg_core.learning import file_prediction
 from medseg_core.learning.file_prediction import image_case, output_name, segment_case, segment_files
@@ -85,3 +86,15 @@ def test_progress_is_told_for_every_case_faulty_ones_too(tmp_path, picture):
     )
 
     assert (len(told), len(faults)) == (2, 1)
+
+
+def test_a_missing_channel_is_what_the_network_was_trained_to_see(tmp_path, picture):
+    channels = [{"name": "red"}, {"name": "infrared", "optional": True}]
+    write_trained(tmp_path / "model", task={"channels": channels})
+    model = read_model(tmp_path / "model")
+
+    found = segment_case(model, image_case([picture, None]))
+
+    assert found.labels.shape == (20, 15)
+    with pytest.raises(MissingChannelError, match="no image of channel red"):
+        segment_case(model, image_case([None, picture]))

@@ -212,7 +212,7 @@ def test_running_out_of_memory_gets_a_sentence_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def failing(name: str, n_classes: int) -> object:
-        def loss(logits: object, target: object) -> None:
+        def loss(logits: object, target: object, unknown: object) -> None:
             raise error
 
         return loss
@@ -226,7 +226,7 @@ def test_running_out_of_memory_gets_a_sentence_with_the_remedy(
 
 def test_other_faults_of_torch_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(name: str, n_classes: int) -> object:
-        def loss(logits: object, target: object) -> None:
+        def loss(logits: object, target: object, unknown: object) -> None:
             raise RuntimeError("shapes differ")
 
         return loss

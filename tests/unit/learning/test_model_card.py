@@ -94,3 +94,12 @@ def test_every_table_has_rows_as_long_as_its_header():
     assert len(tables) == 6
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
+
+
+def test_what_a_simulation_changed_is_among_the_limits():
+    changed = {"scanner": {"strength": 0.5}, "site": {"north": {"not_annotated": ["square"]}}}
+    card = card_of(task={"labels": {"square": 1, "circle": 2}}, simulation=changed)
+
+    assert "Its images were changed as if by other scanners" in card
+    assert "Not every label was annotated at north; those that were not are not in its scores." in card
+    assert "other scanners;" not in card_of()

@@ -71,6 +71,12 @@ def test_a_path_with_a_comma_is_one_file_where_it_is_there(tmp_path):
 
     assert files_of(str(both)) == [both]
     assert [path.name for path in files_of(f"{tmp_path}/a.png,{tmp_path}/b.png")] == ["a.png", "b.png"]
+    assert files_of("a.png,,b.png,") == [
+        Path("a.png"),
+        None,
+        Path("b.png"),
+        None,
+    ]  # blanks are missing channels
     assert files_of("a" * 5000) == [Path("a" * 5000)]  # longer than any file system takes
 
 
