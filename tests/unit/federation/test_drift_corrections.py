@@ -180,7 +180,7 @@ def test_moon_draws_to_the_global_model_and_away_from_the_last_local_one() -> No
     network.train()(images)
     loss = rule.extra_loss(network, images)
     assert loss is not None
-    assert 0 < float(loss) < 2 * math.log(1 + math.exp(4))
+    assert 0 < loss.item() < 2 * math.log(1 + math.exp(4))
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
     rule.end(network, [0.1], 0.0)
