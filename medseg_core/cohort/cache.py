@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,14 @@ class CacheFault:
 
     case: Case
     error: DataError
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A prepared case by its place in the cache: what another process needs to map it. Paths are absolute."""
+
+    case: Case
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,20 @@ def prepare_cases(
         warnings=tuple(text for _, (_, texts, _) in paired for text in texts),
         n_read=sum(fresh for _, (_, _, fresh) in paired),
     )
+
+
+def name_stored(prepared: PreprocessedCase) -> StoredCase:
+    """Where a case that came from the cache lies."""
+    assert prepared.folder is not None, prepared.case.case_id
+    case = prepared.case
+    images, label = tuple(path.absolute() for path in case.images), case.label and case.label.absolute()
+    return StoredCase(replace(case, images=images, label=label), prepared.folder.absolute())
+
+
+def load_stored(stored: StoredCase) -> PreprocessedCase | None:
+    """The case, mapped; None where the cache is out of reach, or no longer holds it."""
+    found = _load(stored.case, stored.folder)
+    return found[0] if found else None
 
 
 def _prepare(case: Case, task: Task, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...], bool]:
@@ -183,6 +205,7 @@ def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] 
             geometry=_geometry(record["geometry"]),
             original=_geometry(record["original"]),
             label_voxels=tuple(record["label_voxels"]),
+            folder=folder,
         )
         warnings = tuple(record["warnings"])
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):

@@ -15,19 +15,17 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from medseg_client.egress import EgressGuard
 from medseg_client.site_data import SiteData
-from medseg_client.site_state import SiteState
-from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.assessment.scores import CaseScores
-from medseg_core.config import Experiment, Tuned, experiment_sha256
+from medseg_core.config import Experiment, Tuned
 from medseg_core.wire.signatures import make_key
 from medseg_server.own_data import OwnData
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
 from medseg_simulation.side_by_side import side_by_side
-from medseg_simulation.transport import InProcessTransport
+from medseg_simulation.transport import VirtualSitesTransport
+from medseg_simulation.virtual_site import Answering, Pool, VirtualSite, make_trainer
 from medseg_simulation.virtual_sites import pooled
 
 OnRound = Callable[[str, dict[str, Any]], None]  # model, record of the round
@@ -40,6 +38,13 @@ class Compute:
 
     device: torch.device
     sites_at_once: int  # or baselines; each with its own network and batch in memory, and cpu_threads
+    pool: Pool | None = None  # of Ray actors; None: this process trains
+
+    def answer_for(self, site: VirtualSite, faults: list[Exception]) -> Answering:
+        """Who answers for a virtual site; what goes wrong there is added to `faults`."""
+        if self.pool is not None:
+            return self.pool.answer_for(site, on_fault=faults.append)
+        return make_trainer(site, self.device, on_fault=faults.append)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def _open(
     resume: bool,
     on_round: OnRound,
 ) -> Run:
-    """The run of a plan over trainers for `data`. Keys live as long as the process: all parties are in it."""
+    """The run of a plan over virtual sites with `data`. Keys live as long as the process: all parties are in it."""
     store = RunStore(folder / plan.folder)
     identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
@@ -171,25 +176,20 @@ def _open(
         threading.Event()
     )  # of this run alone: what ends it must be heard before others say that they were stopped
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
-    trainers = {
-        site: Trainer(
-            SiteIdentity(site, coordinator_key.public_key()),
-            SiteState(folder / "sites" / site),
-            EgressGuard(site_keys[site]),
-            approved={experiment_sha256(plan.experiment): plan.experiment},
-            data_of=lambda experiment, site=site: data[site],  # type: ignore[misc]
-            device=compute.device,
-            on_fault=faults.append,
+    answering = {}
+    for site in largest_first:
+        state = folder / "sites" / site
+        virtual = VirtualSite(
+            site, plan.experiment, data[site], state, site_keys[site], coordinator_key.public_key()
         )
-        for site in largest_first
-    }
+        answering[site] = compute.answer_for(virtual, faults)
     roster = {site: key.public_key() for site, key in site_keys.items()}
     return Run(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(
-            trainers,
+        VirtualSitesTransport(
+            answering,
             faults,
             stop=over,
             is_over=lambda: over.is_set() or stop.is_set(),

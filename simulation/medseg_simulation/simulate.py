@@ -3,11 +3,14 @@
 import importlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 import medseg_core
 from medseg_core.assessment.scores import write_cases
@@ -21,6 +24,7 @@ from medseg_core.learning.networks import patch_multiple
 from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
+from medseg_simulation.backend import RayCluster, prepare_environment
 from medseg_simulation.fold import Compute, FoldResult, FoldWatch, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
@@ -36,6 +40,7 @@ class Place:
     cache: Path
     compute: Compute
     resume: bool = False
+    ray: RayCluster | None = None  # None: this process trains
 
 
 @runtime_checkable
@@ -78,9 +83,24 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
         for warning in sites.warnings:
             watch.on_warning(warning)
         own_data = open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning)
-        results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
+        with _computing(place, len(sites.cases), watch) as place:
+            results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
         watch.on_stage("writing the report")
         return _write(experiment, place, results, own_data)
+
+
+@contextmanager
+def _computing(place: Place, n_sites: int, watch: Watch) -> Iterator[Place]:
+    """The place, with Ray actors for at most `n_sites` at once where Ray is asked for."""
+    if place.ray is None:
+        yield place
+        return
+    prepare_environment(place.ray)
+    from medseg_simulation.ray_pool import open_pool  # an extra
+
+    watch.on_stage("starting Ray")
+    with open_pool(place.ray, at_most=min(n_sites, place.ray.at_most or n_sites)) as pool:
+        yield replace(place, compute=Compute(torch.device(pool.device), pool.size, pool))
 
 
 def _import_slow_modules() -> None:
