@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -29,6 +29,7 @@ class VirtualSite:
     coordinator: Ed25519PublicKey
 
 
+@runtime_checkable
 class Answering(Protocol):
     """Answers the requests to one site, as its Trainer does."""
 
@@ -37,6 +38,7 @@ class Answering(Protocol):
         ...
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Processes elsewhere that answer for virtual sites."""
 

@@ -149,7 +149,7 @@ def ray_of(experiment: Experiment, options: RunOptions) -> RayCluster | None:
         raise BackendError("--backend", f"there is no {options.backend!r}", "Choose in-process or ray")
     if importlib.util.find_spec("ray") is None:
         raise MissingRayError
-    cpus = experiment.training.cpu_threads if cpus is None else cpus
+    cpus = float(experiment.training.cpu_threads) if cpus is None else cpus
     for name, share in (("cpus-per-site", cpus), ("gpus-per-site", gpus)):
         if share is not None and share > 1 and share != int(share):
             raise BackendError(
