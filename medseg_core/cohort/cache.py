@@ -45,6 +45,7 @@ SETTINGS = {
     "allow_empty_label",  # a label that is refused now may have passed before
 }
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*([^\r\n]+)", re.MULTILINE)
+UNREADABLE = (OSError, ValueError, KeyError, safetensors.SafetensorError)
 _ABANDONED_S = 24 * 3600  # no case takes that long to write
 
 
@@ -127,9 +128,11 @@ def name_stored(prepared: PreprocessedCase) -> StoredCase:
 
 
 def load_stored(stored: StoredCase) -> PreprocessedCase | None:
-    """The case, mapped; None where the cache is out of reach, or no longer holds it."""
-    found = _load(stored.case, stored.folder)
-    return found[0] if found else None
+    """The case, mapped; None where the cache is out of reach, or no longer holds it. Removes nothing."""
+    try:
+        return _read(stored.case, stored.folder)[0]
+    except UNREADABLE:
+        return None
 
 
 def _prepare(case: Case, task: Task, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...], bool]:
@@ -196,22 +199,24 @@ def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) 
 def _load(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
     """A stored case, or None where it is absent or damaged; a damaged one is removed."""
     try:
-        if not folder.is_dir():
-            return None
-        record = json.loads((folder / "case.json").read_bytes())
-        prepared = PreprocessedCase(
-            case=case,
-            **_map_arrays(folder / "arrays.safetensors"),
-            geometry=_geometry(record["geometry"]),
-            original=_geometry(record["original"]),
-            label_voxels=tuple(record["label_voxels"]),
-            folder=folder,
-        )
-        warnings = tuple(record["warnings"])
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        return _read(case, folder) if folder.is_dir() else None
+    except UNREADABLE:
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return prepared, warnings
+
+
+def _read(case: Case, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]]:
+    """A stored case and its warnings. Raises what is UNREADABLE."""
+    record = json.loads((folder / "case.json").read_bytes())
+    prepared = PreprocessedCase(
+        case=case,
+        **_map_arrays(folder / "arrays.safetensors"),
+        geometry=_geometry(record["geometry"]),
+        original=_geometry(record["original"]),
+        label_voxels=tuple(record["label_voxels"]),
+        folder=folder,
+    )
+    return prepared, tuple(record["warnings"])
 
 
 def _map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

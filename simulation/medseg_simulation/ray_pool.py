@@ -4,10 +4,12 @@ In: virtual sites. Out: for each a stand-in whose `handle` asks the next idle ac
 this process would get. Nothing but names of files and envelopes goes through Ray.
 """
 
+import math
 import os
 import queue
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
@@ -87,7 +89,9 @@ class RayPool:
         for _ in range(MOST_DEATHS):
             actor = self._take(is_over)
             try:
-                answer: Answer = ray.get(_patiently(actor.answer.remote(packed, request), is_over))
+                reference = actor.answer.remote(packed, request)
+                _is_there(reference, is_over)
+                answer: Answer = ray.get(reference)
             except RayTaskError:  # a mistake of ours, with its stack trace
                 self._idle.put(actor)
                 raise
@@ -119,7 +123,7 @@ class RayPool:
                 return actor
             actor = self._make()
             versions = actor.versions.remote()
-            if ray.wait([versions], timeout=START_S)[0]:
+            if _is_there(versions, is_over, within_s=START_S):
                 self._check(versions)
                 return actor
             ray.kill(actor)
@@ -173,12 +177,15 @@ class _StandIn:
         return reply
 
 
-def _patiently(answer: Any, is_over: IsOver) -> Any:
-    """The reference once its value is there. Raises CancelledError once `is_over`."""
-    while not ray.wait([answer], timeout=INTERRUPTIBLE_S)[0]:
+def _is_there(reference: Any, is_over: IsOver, *, within_s: float = math.inf) -> bool:
+    """Whether the value of a reference came in time. Raises CancelledError once `is_over`."""
+    end = time.monotonic() + within_s
+    while not ray.wait([reference], timeout=INTERRUPTIBLE_S)[0]:
         if is_over():
             raise CancelledError
-    return answer
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def _connect(cluster: RayCluster, stack: ExitStack) -> None:

@@ -6,7 +6,7 @@ is small: who the site is, and signed envelopes as bytes. So any actor may answe
 
 import importlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ class PackedSite:
     experiment: Experiment
     cases: dict[str, tuple[StoredCase, ...]]  # by part
     state: Path
-    key: bytes
+    key: bytes = field(repr=False)
     coordinator: bytes
 
 
@@ -50,7 +50,7 @@ def pack(site: VirtualSite) -> PackedSite:
 
 
 def unpack(packed: PackedSite) -> VirtualSite:
-    """The site with its cases mapped. Raises UnreachableStorageError."""
+    """The site with its cases mapped. Raises UnreachableStorageError, also where the run's own folder is not here."""
     if not (proof := packed.state.parent.parent / "run.json").is_file():
         raise UnreachableStorageError(proof, platform.node())
     return VirtualSite(
