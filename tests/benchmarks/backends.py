@@ -3,8 +3,8 @@
     python tests/benchmarks/backends.py --out FOLDER [--sites 4 --cases 12 --rounds 4] [--which NAME ..]
 
 Each way of computing trains the same federation of phantom hospitals, turn by turn, `--turns` times, since other work
-on the machine disturbs. Seconds are from the first round's start to the end of the last, without starting; memory is
-the proportional set size (PSS) of the process and all that it started, in MB (10^6 bytes).
+on the machine disturbs. Seconds a round are the median of all but the first, which warms up; memory is the
+proportional set size (PSS) of the process and all that it started, in MB (10^6 bytes).
 """
 
 # ruff: noqa: T201
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -47,10 +48,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in options.which}
     for turn in range(options.turns):
         for way in options.which:
-            peak_mb, wall_s, training_s = measure(options, way, turn)
-            seconds[way].append(training_s)
+            peak_mb, wall_s, round_s = measure(options, way, turn)
+            seconds[way].append(round_s)
             print(
-                f"{way}: {training_s:.1f} s of rounds, {wall_s:.1f} s in all, peak {peak_mb:.0f} MB",
+                f"{way}: {round_s:.2f} s a round, {wall_s:.1f} s in all, peak {peak_mb:.0f} MB",
                 flush=True,
             )
     first = seconds[options.which[0]]
@@ -58,11 +59,11 @@ def main() -> None:
         ratios = [a / b for a, b in zip(first, its, strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         faster = f"{statistics.median(ratios):.2f} times as fast as the first ({spread})"
-        print(f"{way}: median {statistics.median(its):.1f} s, {faster}")
+        print(f"{way}: median {statistics.median(its):.2f} s a round, {faster}")
 
 
 def measure(options: argparse.Namespace, way: str, turn: int) -> tuple[float, float, float]:
-    """Peak MB of all processes, seconds in all, seconds of rounds."""
+    """Peak MB of all processes, seconds in all, seconds a round."""
     threads, words = WAYS[way]
     out = options.out / f"{list(WAYS).index(way)}-{turn}"
     document = read_preset("phantom").model_dump(mode="json", exclude_none=True)
@@ -87,9 +88,8 @@ def measure(options: argparse.Namespace, way: str, turn: int) -> tuple[float, fl
         time.sleep(1.0)
     assert run.returncode == 0, way
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    (start, *_) = [e["time"] for e in events if e["event"] == "round_started"]
-    (end,) = [e["time"] for e in events if e["event"] == "trained"]
-    return peak_mb, time.perf_counter() - began, end - start
+    ends = [e["time"] for e in events if e["event"] == "round_finished"]
+    return peak_mb, time.perf_counter() - began, statistics.median(b - a for a, b in pairwise(ends))
 
 
 def pss_mb(pid: int) -> float:

@@ -160,8 +160,10 @@ def ray_of(experiment: Experiment, options: RunOptions) -> RayCluster | None:
             raise BackendError("--gpus-per-site", "--device cpu has no GPU", "Leave one of them away")
         case "cpu":
             gpus = 0.0
+        case "cuda" if gpus == 0:
+            raise BackendError("--gpus-per-site", "--device cuda needs some", "Leave one of them away")
         case "cuda":
-            gpus = gpus or 1.0
+            gpus = 1.0 if gpus is None else gpus
         case other if other != "auto":
             raise BackendError("--device", f"Ray cannot be told {other!r}", "Choose auto, cpu or cuda")
     return RayCluster(options.ray_address, cpus, gpus, options.sites_at_once)

@@ -51,7 +51,8 @@ def test_the_device_says_how_many_gpus(tmp_path, device, gpus):
         ({"backend": "dask"}, "there is no 'dask'. Choose in-process or ray"),
         ({"backend": "ray", "cpus_per_site": 1.5}, "fractions below 1, and whole numbers"),
         ({"backend": "ray", "device": "cuda:1"}, "Choose auto, cpu or cuda"),
-        ({"backend": "ray", "device": "cpu", "gpus_per_site": 1.0}, "Leave one of them away"),
+        ({"backend": "ray", "device": "cpu", "gpus_per_site": 1.0}, "--device cpu has no GPU"),
+        ({"backend": "ray", "device": "cuda", "gpus_per_site": 0.0}, "--device cuda needs some"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
