@@ -14,12 +14,19 @@ Each leaf carries its facts and builds its own message: what, where, got against
 Messages may name paths and cases: they are for the person at this machine and never leave a site.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class MedsegError(Exception):
-    """What went wrong, where, and what to do about it, in a sentence."""
+    """What went wrong, where, and what to do about it, in a sentence.
+
+    Goes from one process to another as it is, though leaves are made of facts and hold a sentence.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., "MedsegError"], tuple[object, ...], dict[str, Any]]:
+        return Exception.__new__, (type(self), *self.args), dict(self.__dict__)
 
 
 class ConfigError(MedsegError):

@@ -46,6 +46,7 @@ SETTINGS = {
     "allow_empty_label",  # a label that is refused now may have passed before
 }
 _DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*([^\r\n]+)", re.MULTILINE)
+UNREADABLE = (OSError, ValueError, KeyError, safetensors.SafetensorError)
 _ABANDONED_S = 24 * 3600  # no case takes that long to write
 
 
@@ -55,6 +56,15 @@ class CacheFault:
 
     case: Case
     error: DataError
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A prepared case by its place in the cache: what another process needs to map it. Paths are absolute."""
+
+    case: Case
+    reading: Reading
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,23 @@ def prepare_readings(
     )
 
 
+def name_stored(prepared: PreprocessedCase) -> StoredCase:
+    """Where a case that came from the cache lies."""
+    assert prepared.folder is not None, prepared.case.case_id
+    assert prepared.reading is not None, prepared.case.case_id
+    case = prepared.case
+    images, label = tuple(path.absolute() for path in case.images), case.label and case.label.absolute()
+    return StoredCase(replace(case, images=images, label=label), prepared.reading, prepared.folder.absolute())
+
+
+def load_stored(stored: StoredCase) -> PreprocessedCase | None:
+    """The case, mapped; None where the cache is out of reach, or no longer holds it. Removes nothing."""
+    try:
+        return _read(stored.case, stored.reading, stored.folder)[0]
+    except UNREADABLE:
+        return None
+
+
 def _prepare(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...], bool]:
     """One case, its warnings, and whether its files had to be read."""
     if (stored := _load(case, reading, folder)) is not None:
@@ -187,22 +214,25 @@ def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) 
 def _load(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]] | None:
     """A stored case, or None where it is absent or damaged; a damaged one is removed."""
     try:
-        if not folder.is_dir():
-            return None
-        record = json.loads((folder / "case.json").read_bytes())
-        prepared = PreprocessedCase(
-            case=case,
-            **_map_arrays(folder / "arrays.safetensors"),
-            geometry=_geometry(record["geometry"]),
-            original=_geometry(record["original"]),
-            label_voxels=tuple(record["label_voxels"]),
-            reading=reading,
-        )
-        warnings = tuple(record["warnings"])
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        return _read(case, reading, folder) if folder.is_dir() else None
+    except UNREADABLE:
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return prepared, warnings
+
+
+def _read(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]]:
+    """A stored case and its warnings. Raises what is UNREADABLE."""
+    record = json.loads((folder / "case.json").read_bytes())
+    prepared = PreprocessedCase(
+        case=case,
+        **_map_arrays(folder / "arrays.safetensors"),
+        geometry=_geometry(record["geometry"]),
+        original=_geometry(record["original"]),
+        label_voxels=tuple(record["label_voxels"]),
+        reading=reading,
+        folder=folder,
+    )
+    return prepared, tuple(record["warnings"])
 
 
 def _map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

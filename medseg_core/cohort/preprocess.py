@@ -1,6 +1,7 @@
 """A loaded case on the task's grid with normalised intensities: what the network sees."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ class PreprocessedCase:
     original: Geometry  # of the file
     label_voxels: tuple[int, ...]  # of each foreground label, in the file's grid
     reading: Reading | None = None  # None: as the experiment's task says
+    folder: Path | None = None  # in the cache, from where another process maps the same arrays
 
     @property
     def not_annotated(self) -> tuple[int, ...]:

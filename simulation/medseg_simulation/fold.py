@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from medseg_client.egress import EgressGuard
 from medseg_client.personal import PERSONAL_CASES, PERSONAL_WEIGHTS
 from medseg_client.site_data import SiteData
-from medseg_client.site_state import SiteState
-from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.assessment.scores import CaseScores
-from medseg_core.config import Experiment, FineTuning, Tuned, experiment_sha256
+from medseg_core.config import Experiment, FineTuning, Tuned
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import set_weights
@@ -31,10 +28,10 @@ from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on
-from medseg_simulation.misbehaviour.conduct import misconduct_of, misled
-from medseg_simulation.misbehaviour.trainer import MisbehavingTrainer
+from medseg_simulation.misbehaviour.conduct import misconduct_of
 from medseg_simulation.side_by_side import side_by_side
-from medseg_simulation.transport import InProcessTransport
+from medseg_simulation.transport import VirtualSitesTransport
+from medseg_simulation.virtual_site import Answering, Pool, VirtualSite, make_trainer
 from medseg_simulation.virtual_sites import pooled
 
 OnRound = Callable[[str, dict[str, Any]], None]  # model, record of the round
@@ -47,6 +44,13 @@ class Compute:
 
     device: torch.device
     sites_at_once: int  # or baselines; each with its own network and batch in memory, and cpu_threads
+    pool: Pool | None = None  # of Ray actors; None: this process trains
+
+    def answer_for(self, site: VirtualSite, faults: list[Exception]) -> Answering:
+        """Who answers for a virtual site; what goes wrong there is added to `faults`."""
+        if self.pool is not None:
+            return self.pool.answer_for(site, on_fault=faults.append)
+        return make_trainer(site, self.device, on_fault=faults.append)
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,8 @@ def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[Mo
 
     A baseline is a federation of one site that keeps its optimiser's memory: the same recipe, passes and choice of
     checkpoint, and equal to plain training on those cases. Sites misbehave in the federation alone.
-
-    Raises FaultySitesError.
     """
-    plans = [ModelPlan("global", experiment, misled(data, experiment))]
+    plans = [ModelPlan("global", experiment, data)]
     settings = experiment.simulation
     if "pooled" in settings.baselines:
         plans.append(ModelPlan("pooled", _central(experiment, settings.pooled), {"pooled": pooled(data)}))
@@ -198,7 +200,7 @@ def _open(
     resume: bool,
     on_round: OnRound,
 ) -> Run:
-    """The run of a plan over trainers for `data`. Keys live as long as the process: all parties are in it."""
+    """The run of a plan over virtual sites with `data`. Keys live as long as the process: all parties are in it."""
     store = RunStore(folder / plan.folder)
     identifier = store.open(plan.experiment, run=run_identifier(folder, plan.name), resume=resume)
     coordinator_key, site_keys = make_key(), {site: make_key() for site in data}
@@ -208,29 +210,26 @@ def _open(
     )  # of this run alone: what ends it must be heard before others say that they were stopped
     misconduct = misconduct_of(plan.experiment, tuple(data))
 
-    def make_trainer(site: str) -> Callable[..., Trainer]:
-        return partial(MisbehavingTrainer, misconduct[site]) if site in misconduct else Trainer
-
     largest_first = sorted(data, key=lambda site: -len(data[site].train))  # or the largest would end alone
-    trainers = {
-        site: make_trainer(site)(
-            SiteIdentity(site, coordinator_key.public_key()),
-            SiteState(folder / "sites" / site),
-            EgressGuard(site_keys[site]),
-            approved={experiment_sha256(plan.experiment): plan.experiment},
-            data_of=lambda experiment, site=site: data[site],
-            device=compute.device,
-            on_fault=faults.append,
+    answering = {}
+    for site in largest_first:
+        virtual = VirtualSite(
+            name=site,
+            experiment=plan.experiment,
+            data=data[site],
+            state=folder / "sites" / site,
+            key=site_keys[site],
+            coordinator=coordinator_key.public_key(),
+            misconduct=misconduct.get(site),
         )
-        for site in largest_first
-    }
+        answering[site] = compute.answer_for(virtual, faults)
     roster = {site: key.public_key() for site, key in site_keys.items()}
     return Run(
         identifier,
         plan.experiment,
         Coordinator(coordinator_key, roster),
-        InProcessTransport(
-            trainers,
+        VirtualSitesTransport(
+            answering,
             faults,
             stop=over,
             is_over=lambda: over.is_set() or stop.is_set(),

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 import medseg_core
 from medseg_core.assessment.scores import write_cases
@@ -22,6 +24,7 @@ from medseg_core.learning.networks import patch_multiple
 from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
+from medseg_simulation.backend import RayCluster, prepare_environment
 from medseg_simulation.fold import WHOLE, Compute, FoldResult, FoldWatch, Part, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
@@ -37,6 +40,7 @@ class Place:
     cache: Path
     compute: Compute
     resume: bool = False
+    ray: RayCluster | None = None  # None: this process trains
     began: float = field(default_factory=process_started)  # seconds since the epoch
 
 
@@ -67,7 +71,8 @@ def simulate(experiment: Experiment, place: Place, watch: Watch) -> dict[str, An
     Raises MedsegError leaves for data, settings or folders that do not serve.
     """
     with _begun(experiment, place, watch) as (sites, own_data):
-        results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
+        with _computing(place, len(sites.cases), watch) as place:
+            results = [_fold(experiment, sites, place, fold, watch, own_data) for fold in _folds(experiment)]
         watch.on_stage("writing the report")
         return _write(experiment, place, results, own_data)
 
@@ -77,7 +82,10 @@ def simulate_part(experiment: Experiment, place: Place, watch: Watch, part: Part
 
     Raises what `simulate` does.
     """
-    with _begun(experiment, place, watch) as (sites, own_data):
+    with (
+        _begun(experiment, place, watch) as (sites, own_data),
+        _computing(place, len(sites.cases), watch) as place,
+    ):
         return [_fold(experiment, sites, place, fold, watch, own_data, part) for fold in _folds(experiment)]
 
 
@@ -99,10 +107,22 @@ def _begun(
         store.event("started", version=medseg_core.__version__)
         for warning in sites.warnings:
             watch.on_warning(warning)
-        yield (
-            sites,
-            open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning),
-        )
+        own_data = open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning)
+        yield sites, own_data
+
+
+@contextmanager
+def _computing(place: Place, n_sites: int, watch: Watch) -> Iterator[Place]:
+    """The place, with Ray actors for at most `n_sites` at once where Ray is asked for."""
+    if place.ray is None:
+        yield place
+        return
+    prepare_environment(place.ray)
+    from medseg_simulation.ray_pool import open_pool  # an extra
+
+    watch.on_stage("starting Ray")
+    with open_pool(place.ray, at_most=min(n_sites, place.ray.at_most or n_sites)) as pool:
+        yield replace(place, compute=Compute(torch.device(pool.device), pool.size, pool))
 
 
 def _import_slow_modules() -> None:

@@ -37,6 +37,10 @@ def test_flower_is_nowhere_in_the_simulation():
     assert "flwr" not in loaded_by("import medseg_simulation.simulate")
 
 
+def test_a_simulation_in_one_process_loads_no_ray():
+    assert "ray" not in loaded_by("import medseg_simulation.simulate")
+
+
 def test_the_contracts_between_packages_hold():
     done = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],

@@ -1,5 +1,6 @@
 """`medseg-simulate run`."""
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Annotated, Any
 import platformdirs
 import typer
 
+from medseg_core.backend_errors import BackendError, MissingRayError
 from medseg_core.config import Experiment, parse_experiment, read_experiment
 from medseg_core.errors import ExperimentFileError
+from medseg_simulation.backend import RayCluster
 from medseg_simulation.commands.options import takes
 from medseg_simulation.commands.progress import watch_terminal
 from medseg_simulation.preset_files import preset_names, read_preset
@@ -68,6 +71,29 @@ class RunOptions:
             show_default="as the cores allow; 1 on a GPU",
         ),
     ] = None
+    backend: Annotated[str, typer.Option(help="in-process, or ray (an extra): sites in Ray actors.")] = (
+        "in-process"
+    )
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a Ray cluster to use.", show_default="Ray on this machine alone"),
+    ] = None
+    cpus_per_site: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="CPUs that a site's actor takes of Ray's, or a fraction.",
+            show_default="cpu_threads",
+        ),
+    ] = None
+    gpus_per_site: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GPUs that a site's actor takes, or a fraction.",
+            show_default="1 where there are GPUs",
+        ),
+    ] = None
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -88,22 +114,59 @@ def run(options: RunOptions) -> None:
 
 def start(experiment: Experiment, options: RunOptions) -> None:
     """Simulate with progress on the terminal, then show the result."""
+    ray = ray_of(experiment, options)
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_simulation.fold import Compute
     from medseg_simulation.process import usable_cores
     from medseg_simulation.simulate import Place, simulate
 
     cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
-    device = choose_device(options.device)
+    device = choose_device("cpu" if ray else options.device)  # with Ray, the device is the actors'
     side_by_side = max(1, usable_cores() // experiment.training.cpu_threads) if device.type == "cpu" else 1
     compute = Compute(device, options.sites_at_once or side_by_side)
-    place = Place(options.data, options.out, cache, compute, options.resume)
+    place = Place(options.data, options.out, cache, compute, options.resume, ray)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
     if options.json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         watch.show(summary, options.out)
+
+
+def ray_of(experiment: Experiment, options: RunOptions) -> RayCluster | None:
+    """The Ray that the options ask for, if they do. Raises BackendError, MissingRayError."""
+    cpus, gpus = options.cpus_per_site, options.gpus_per_site
+    if options.backend == "in-process":
+        for name, given in (
+            ("ray-address", options.ray_address),
+            ("cpus-per-site", cpus),
+            ("gpus-per-site", gpus),
+        ):
+            if given is not None:
+                raise BackendError(f"--{name}", "it is for Ray", "Add --backend ray, or leave it away")
+        return None
+    if options.backend != "ray":
+        raise BackendError("--backend", f"there is no {options.backend!r}", "Choose in-process or ray")
+    if importlib.util.find_spec("ray") is None:
+        raise MissingRayError
+    cpus = float(experiment.training.cpu_threads) if cpus is None else cpus
+    for name, share in (("cpus-per-site", cpus), ("gpus-per-site", gpus)):
+        if share is not None and share > 1 and share != int(share):
+            raise BackendError(
+                f"--{name}", f"it is {share:g}", "Ray takes fractions below 1, and whole numbers"
+            )
+    match options.device:
+        case "cpu" if gpus:
+            raise BackendError("--gpus-per-site", "--device cpu has no GPU", "Leave one of them away")
+        case "cpu":
+            gpus = 0.0
+        case "cuda" if gpus == 0:
+            raise BackendError("--gpus-per-site", "--device cuda needs some", "Leave one of them away")
+        case "cuda":
+            gpus = 1.0 if gpus is None else gpus
+        case other if other != "auto":
+            raise BackendError("--device", f"Ray cannot be told {other!r}", "Choose auto, cpu or cuda")
+    return RayCluster(options.ray_address, cpus, gpus, options.sites_at_once)
 
 
 def requested_experiment(options: RunOptions) -> Experiment:

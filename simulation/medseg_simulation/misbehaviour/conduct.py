@@ -1,6 +1,5 @@
 """Who misbehaves, and how: [simulation.faults] for the sites that there are."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +50,12 @@ def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, M
     }
 
 
-def misled(data: Mapping[str, SiteData], experiment: Experiment) -> Mapping[str, SiteData]:
-    """The sites' cases as training meets them: wrong labels or triggers where the fault is one of the data."""
-    changed = dict(data)
-    for site, misconduct in misconduct_of(experiment, tuple(data)).items():
-        match misconduct.faults.kind:
-            case "label_flip":
-                changed[site] = with_labels_flipped(data[site], experiment.task.n_classes)
-            case "backdoor":
-                changed[site] = poisoned(data[site], experiment, misconduct.faults, misconduct.rng(0))
-            case _:
-                pass
-    return changed
+def misled(data: SiteData, experiment: Experiment, misconduct: Misconduct) -> SiteData:
+    """The cases of a site as its training meets them: wrong labels or triggers where the fault is one of the data."""
+    match misconduct.faults.kind:
+        case "label_flip":
+            return with_labels_flipped(data, experiment.task.n_classes)
+        case "backdoor":
+            return poisoned(data, experiment, misconduct.faults, misconduct.rng(0))
+        case _:
+            return data

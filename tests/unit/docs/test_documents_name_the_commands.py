@@ -118,6 +118,7 @@ def test_every_option_that_a_document_names_is_one(path):
         "--dataset_dir",
         "--output_dir",
         "--kills",  # of a benchmark
+        *("--head", "--port", "--address"),  # of ray start
         *("--system", "--no-create-home", "--user-group", "--shell"),  # of useradd
     }
 

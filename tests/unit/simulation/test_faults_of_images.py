@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from medseg_core.config import Faults
 from medseg_core.types import IGNORE
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on, poisoned, trigger_places
-from medseg_simulation.misbehaviour.conduct import misled
+from medseg_simulation.misbehaviour.conduct import misconduct_of, misled
 from medseg_simulation.misbehaviour.images import with_gamma, with_labels_flipped
 
 EXPERIMENT = make_experiment()
@@ -110,10 +110,14 @@ def test_the_success_of_an_attack_is_the_share_of_structures_near_the_trigger_th
     assert found + found == Attack(72, 72, 12)
 
 
-def test_only_the_misbehaving_site_is_misled() -> None:
-    data = {site: make_site_data(site) for site in ("north", "south")}
-    experiment = make_experiment(simulation={"faults": {"kind": "label_flip", "sites": ["south"]}})
-    changed = misled(data, experiment)
-    assert changed["north"] is data["north"]
-    assert np.array_equal(changed["south"].train[0].label, 1 - data["south"].train[0].label)
-    assert misled(data, make_experiment()) == data
+def test_only_faults_of_the_data_mislead_a_site() -> None:
+    data = make_site_data("south")
+    found = {}
+    for kind in ("label_flip", "sign_flip"):
+        experiment = make_experiment(simulation={"faults": {"kind": kind, "sites": ["south"]}})
+        misconduct = misconduct_of(experiment, ("north", "south"))
+        assert misconduct.keys() == {"south"}
+        found[kind] = misled(data, experiment, misconduct["south"])
+    assert np.array_equal(found["label_flip"].train[0].label, 1 - data.train[0].label)
+    assert found["label_flip"].test == data.test
+    assert found["sign_flip"] is data

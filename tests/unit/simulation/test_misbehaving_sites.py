@@ -96,8 +96,8 @@ def test_nan_is_refused_by_the_guard_and_the_site_absent_as_diverged(tmp_path: P
 def test_an_honest_site_that_diverges_still_ends_the_simulation(tmp_path: Path) -> None:
     experiment = experiment_with("nan", sites=["north"])
     run = federation(tmp_path, experiment)
-    south = run.transport._trainers["south"]  # type: ignore[attr-defined]
-    south.learn = run.transport._trainers["north"].learn  # type: ignore[attr-defined]
+    south = run.transport._answering["south"]  # type: ignore[attr-defined]
+    south.learn = run.transport._answering["north"].learn  # type: ignore[attr-defined]
     with pytest.raises(DivergedError, match="south"):
         train(run)
 

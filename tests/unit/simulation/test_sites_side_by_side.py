@@ -18,7 +18,7 @@ from medseg_server.rounds import train
 from medseg_server.run_store import RunStore
 from medseg_server.transport import Delivery
 from medseg_simulation.fold import Compute, FoldWatch, _open, plan_models, run_fold
-from medseg_simulation.transport import InProcessTransport
+from medseg_simulation.transport import VirtualSitesTransport
 
 CPU = torch.device("cpu")
 LONG_S = 30.0  # nobody waits so long in a test that passes
@@ -41,11 +41,11 @@ def make_transport(
     at_once: int,
     faults: list[Exception] | None = None,
     stop: threading.Event | None = None,
-) -> InProcessTransport:
+) -> VirtualSitesTransport:
     """Sites that answer with a function each."""
     trainers = {name: Scripted(answer) for name, answer in sites.items()}
     stop = stop or threading.Event()
-    return InProcessTransport(
+    return VirtualSitesTransport(
         trainers, [] if faults is None else faults, stop=stop, is_over=stop.is_set, at_once=at_once
     )
 
