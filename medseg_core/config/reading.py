@@ -1,0 +1,90 @@
+"""From TOML to an experiment and back; faults become sentences."""
+
+import difflib
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import ValidationError
+
+from medseg_core.config.experiment import Experiment
+from medseg_core.config.section import Section
+from medseg_core.errors import ExperimentFileError
+
+_Document = TypeVar("_Document", bound=Section)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment in a TOML file. Raises ExperimentFileError with every fault found."""
+    return parse_experiment(read_toml(path), source=str(path))
+
+
+def parse_experiment(document: dict[str, Any], *, source: str) -> Experiment:
+    """The experiment in a parsed document. Raises ExperimentFileError naming `source`."""
+    return parse_document(Experiment, document, source=source)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises ExperimentFileError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentFileError(
+            str(path), ["no such file. Give an experiment file, or --preset NAME"]
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ExperimentFileError(str(path), [f"not readable as TOML ({error})"]) from None
+
+
+def parse_document(kind: type[_Document], document: dict[str, Any], *, source: str) -> _Document:
+    """A parsed document as settings of `kind`. Raises ExperimentFileError naming `source`, with every fault found."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise ExperimentFileError(source, [_sentence(kind, fault) for fault in error.errors()]) from None
+
+
+def experiment_toml(experiment: Experiment) -> str:
+    """The resolved experiment as TOML; `parse` of it gives the experiment again."""
+    return tomli_w.dumps(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def experiment_sha256(experiment: Experiment) -> str:
+    """Identity of an experiment: what a hospital approves and every envelope names."""
+    return hashlib.sha256(experiment_toml(experiment).encode()).hexdigest()
+
+
+def _sentence(kind: type[Section], fault: Any) -> str:
+    """One pydantic fault as a sentence with section, key and remedy."""
+    where = [str(part) for part in fault["loc"]]
+    section, key = ".".join(where[:-1]), where[-1] if where else ""
+    if fault["type"] != "extra_forbidden":
+        return (
+            f"[{section}] {key}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r:.80}"
+            if where
+            else (fault["msg"].removeprefix("Value error, "))
+        )
+    known = _keys_at(kind, where[:-1])
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"[{section}] has no key {key!r}; {hint}" if section else f"there is no section [{key}]; {hint}"
+
+
+def _keys_at(kind: type[Section], location: list[str]) -> list[str]:
+    """Known keys of the section at a location."""
+    model: Any = kind
+    for part in location:
+        annotation = (
+            model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else model
+        )
+        model = _section_in(annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> Any:
+    """The Section class inside an annotation such as `Augmentation | None` or `tuple[Channel, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))), None)

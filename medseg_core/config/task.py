@@ -1,0 +1,126 @@
+"""`[task]`: the contract between the data and the network."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from medseg_core.config.section import Name, PositiveInt, Section
+
+
+class Channel(Section):
+    """One input channel and how its intensities are normalised."""
+
+    name: Name
+    modality: Literal["CT", "MR", "PET", "XR", "US", "fundus", "other"] = "other"
+    normalisation: Literal["zscore", "window", "range"] = "zscore"  # nnU-Net's for all but CT
+    window: tuple[float, float] | None = None  # (low, high) in the units of the file: HU for CT
+    clahe: bool = False  # contrast-limited adaptive histogram equalisation, before normalisation
+    optional: bool = False  # cases without it are taken: zeros after normalisation
+
+    @model_validator(mode="after")
+    def _window_when_asked(self) -> "Channel":
+        if (self.normalisation == "window") != (self.window is not None):
+            raise ValueError('window = [low, high] and normalisation = "window" go together')
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError("window must rise: [low, high]")
+        return self
+
+
+LabelValues = int | tuple[int, ...] | Literal["nonzero"]
+
+
+def values_of(wanted: LabelValues) -> tuple[int, ...]:
+    """The values in label files that a label names; none for "nonzero"."""
+    return (wanted,) if isinstance(wanted, int) else tuple(v for v in wanted if isinstance(v, int))
+
+
+class SiteLabels(Section):
+    """What one site's label files hold, where that is not what [task] says.
+
+    `[simulation.site.NAME]` of an experiment, `[labels.TASK]` of a hospital's site.toml.
+    """
+
+    labels: dict[Name, LabelValues] = {}  # noqa: RUF012 - pydantic copies it. Of those not named here: the task's
+    background: tuple[int, ...] = ()  # values that are none of the task's labels
+    not_annotated: tuple[Name, ...] = ()  # labels that may be there, as background
+
+
+class Task(Section):
+    """The contract between the data and the network: channels in, labels out, on which grid."""
+
+    name: Name
+    spatial_dims: Literal[2, 3]
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
+    labels: Annotated[
+        dict[Name, LabelValues], Field(min_length=1, max_length=200)
+    ]  # foreground; in order 1, 2, ..
+    background: tuple[int, ...] = ()  # values in label files that are no label, beside 0
+    ignore_value: int | None = None  # value in label files for "not annotated here"
+    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
+    longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{3}$")] = "LPS"  # DICOM's; 3D only
+    foreground_crop: bool = False  # cut empty (zero) borders away
+    allow_empty_label: bool = True
+    licence: str | None = None  # of the data, for the model card
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> "Task":
+        if self.spacing_mm is not None and len(self.spacing_mm) != self.spatial_dims:
+            raise ValueError(f"spacing_mm needs {self.spatial_dims} entries, got {len(self.spacing_mm)}")
+        if self.spacing_mm is not None and self.longest_side_px is not None:
+            raise ValueError("spacing_mm and longest_side_px exclude each other")
+        if len({c.name for c in self.channels}) != len(self.channels):
+            raise ValueError("two channels have the same name")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """Foreground labels and background."""
+        return len(self.labels) + 1
+
+    @property
+    def optional_channels(self) -> tuple[int, ...]:
+        """Numbers of the channels that a case need not have."""
+        return tuple(n for n, channel in enumerate(self.channels) if channel.optional)
+
+    @property
+    def not_annotated(self) -> tuple[int, ...]:
+        """Classes that no value in the label files stands for: of a task `at_site`."""
+        return tuple(n for n, wanted in enumerate(self.labels.values(), start=1) if wanted == ())
+
+    def at_site(self, own: SiteLabels) -> "Task":
+        """The task in the values of one site's label files: a label that is not annotated there has none.
+
+        The task's values of such a label are background there, unless the site uses them for another one.
+        Raises ValueError for labels that the task does not have and for values that would be two things.
+        """
+        if own == SiteLabels():
+            return self
+        for name in (*own.labels, *own.not_annotated):
+            if name not in self.labels:
+                raise ValueError(
+                    f"task {self.name} has no label {name!r}; known are {', '.join(self.labels)}"
+                )
+            if own.labels.get(name) == ():
+                raise ValueError(f"label {name!r} has no value; name it in not_annotated instead")
+            if name in own.labels and name in own.not_annotated:
+                raise ValueError(
+                    f"label {name!r} has values and is not annotated; take it out of one of them"
+                )
+        if set(own.not_annotated) == set(self.labels):
+            raise ValueError("not_annotated names every label of the task; a site needs one to train on")
+        labels = {
+            name: () if name in own.not_annotated else own.labels.get(name, wanted)
+            for name, wanted in self.labels.items()
+        }
+        meanings = [(v, name) for name, wanted in labels.items() for v in values_of(wanted)]
+        meanings += [(v, "background") for v in own.background]
+        for value, name in meanings:
+            if other := next((n for v, n in meanings if v == value and n != name), None):
+                raise ValueError(
+                    f"value {value} would be both {name} and {other}; give every label its values"
+                )
+        unseen = [v for name in own.not_annotated for v in values_of(self.labels[name])]
+        named = {value for value, _ in meanings} - set(own.background)
+        background = sorted({*self.background, *own.background, *unseen} - named)
+        return self.model_copy(update={"labels": labels, "background": tuple(background)})
