@@ -10,6 +10,8 @@ from hypothesis import settings
 settings.register_profile("medseg", deadline=None)  # a deadline measures how busy the machine is
 settings.load_profile("medseg")
 
+CONTAINERS_S = 1800  # the first of them builds the images
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Processes that share the work take a file at a time, the tests of containers as one: they share an engine.
@@ -19,4 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         is_of_containers = item.path.parent.name == "containers"
         item.add_marker(pytest.mark.xdist_group("containers" if is_of_containers else item.path.name))
+        if is_of_containers:
+            item.add_marker(pytest.mark.timeout(CONTAINERS_S))
     items.sort(key=lambda item: item.path.parent.name != "containers")
