@@ -57,7 +57,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@touch $@ $(VENV)/.simulation
 
 test: quick nginx
-	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 2 --dist loadgroup
 
 quick: install-dev
 	$(BIN)/python -m pytest tests/unit --numprocesses auto

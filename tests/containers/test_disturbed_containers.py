@@ -98,6 +98,7 @@ def test_an_upgrade_in_mid_run_resumes_it_and_keys_and_state_stay(
         federation.inside(hospital, "trainer", "medseg-site", "ledger", "verify", "/site")
 
 
+@pytest.mark.long
 def test_a_coordinator_restored_from_a_backup_of_mid_run_ends_with_the_same_weights(
     federation: Containers, undisturbed: str
 ) -> None:
