@@ -13,6 +13,7 @@ settings.load_profile("medseg")
 CONTAINERS_S = 1800  # the first of them builds the images
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Processes that share the work take a file at a time, the tests of containers as one: they share an engine.
 
