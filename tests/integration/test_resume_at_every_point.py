@@ -64,13 +64,12 @@ def remembering_site(site: str, folder: Path, fuse: Fuse) -> Callable[[Envelope]
         header, data = request.header, request.to_bytes()
         if (stored := state.recall(header, sha256_of(data))) is not None:
             return stored
-        reply, memory = plain(request), None
+        reply, memory = plain(request), {}
         if header.kind == "train":
-            before = state.memory_at(header) or {"n": np.zeros(1, np.float32)}
-            memory = {"n": before["n"] + 1}
-            update = constant_update(EXPERIMENT, 0.01 * float(memory["n"][0]) * (1 + SITES.index(site)))(
-                request
-            )
+            before = state.memory_at(header) or {"optimiser": {"n": np.zeros(1, np.float32)}}
+            trained = before["optimiser"]["n"] + 1
+            memory = {"optimiser": {"n": trained}}
+            update = constant_update(EXPERIMENT, 0.01 * float(trained[0]) * (1 + SITES.index(site)))(request)
             reply = seal(opened(reply).header, encode_tensors(update), site_key(site)).to_bytes()
         state.commit(header, sha256_of(data), reply, memory=memory)
         fuse.point()
