@@ -1,0 +1,88 @@
+"""`medseg-site review`: from the words of the command line to the page, until Ctrl-C."""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from medseg_client.process_commands import stop_on_signals
+
+if TYPE_CHECKING:
+    from medseg_client.review.answers import Material
+    from medseg_client.review.labels import Segment
+    from medseg_core.config import Task
+
+
+def review(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder with the images, or its manifest.csv.")
+    ],
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder of segmentations, as predict writes it.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a model that segments each case when it is opened.")
+    ] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="Experiment whose channels and labels the files have.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="File of scores that evaluate wrote: the list is sorted by them.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any that is free.")] = 0,
+    device: Annotated[str, typer.Option(help="For --model: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Look at cases in a browser on this machine: image, truth and prediction, with scores. Until Ctrl-C.
+
+    Research use only.
+    """
+    if model is not None and (predictions is not None or experiment is not None):
+        raise click.UsageError("--model segments by itself and knows its labels: leave the others away")
+    from medseg_client.review.answers import Answers
+    from medseg_client.review.page import with_page
+    from medseg_client.review.server import ReviewServer
+    from medseg_core.config import read_experiment
+
+    stop = stop_on_signals()
+    task = read_experiment(experiment).task if experiment else None
+    segment = None
+    if model is not None:
+        task, segment = _segmenting(model, device)
+    material = _material(data, predictions, scores, task, segment)
+    typer.echo(f"{len(material.cases)} cases. This page stays on this machine; each address opens it once:")
+    server = ReviewServer(port, with_page(Answers(material).answer), tell=typer.echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stop.wait()
+    server.shutdown()
+    server.server_close()
+
+
+def _material(
+    data: Path, predictions: Path | None, scores: Path | None, task: "Task | None", segment: "Segment | None"
+) -> "Material":
+    """What may be looked at. Raises MedsegError leaves."""
+    from medseg_client.review.answers import Material
+    from medseg_client.review.cases import Predictions, cases_to_review, find_predictions, read_scores
+    from medseg_client.review.labels import LabelSource
+
+    cohort = cases_to_review(data, task)
+    found = find_predictions(predictions, cohort.cases) if predictions else Predictions()
+    return Material(
+        cases=cohort.cases,
+        source=LabelSource(found, task, segment),
+        channels=cohort.channels,
+        dice=read_scores(scores) if scores else {},
+    )
+
+
+def _segmenting(folder: Path, device: str) -> "tuple[Task, Segment]":
+    """A model's task, and the model as a function. Raises MedsegError leaves."""
+    from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
+    from medseg_core.learning.file_prediction import segment_case
+    from medseg_core.learning.model_package import read_model
+
+    model = read_model(folder)
+    model.network.to(choose_device(device))
+    return model.experiment.task, lambda case: segment_case(model, case).labels
