@@ -86,8 +86,8 @@ function paintFill(view) {
   return view.fill;
 }
 
-function paintEntropy(entropy, data) {  // dark purple, pink, cream: brighter is less certain
-  const most = Math.max(state.labels.entropy, 1e-6), strength = Number($("entropy-fill").value);
+function paintEntropy(entropy, data) {  // dark purple, pink, cream: brighter is less certain; ln 2 is a toss-up of two labels
+  const most = Math.max(state.labels.entropy, Math.LN2), strength = Number($("entropy-fill").value);
   for (let n = 0, at = 0; n < entropy.length; n++, at += 4) {
     const share = Math.min(1, Math.max(0, entropy[n] / most));
     if (share < 0.02) continue;

@@ -83,6 +83,7 @@ function setStyle(isFilled) {  // outlines, or fills that add up to white where 
   for (const kind of ["truth", "prediction"]) $(`${kind}-outline`).checked = !isFilled;
   $("truth-fill").value = isFilled ? 0.8 : 0;
   $("prediction-fill").value = isFilled ? 0.8 : 0.3;
+  showMixing();
 }
 
 function goToWorst() {
@@ -107,6 +108,7 @@ function showLabels() {
     item.append(row);
     return item;
   }));
+  showMixing();
   $("worst").hidden = !(labels.truth && labels.prediction && state.image.shape.length > 2);
 }
 
@@ -272,6 +274,11 @@ async function takeLabels(labels) {
   refresh();
 }
 
+function showMixing() {
+  const isMixed = ["truth", "prediction"].every((kind) => state.labels?.[kind] && $(`${kind}-shown`).checked && Number($(`${kind}-fill`).value) > 0);
+  $("mixing").hidden = !(isMixed && isSingle());
+}
+
 function refresh() { state.views.forEach((view) => { view.load(); view.draw(); }); }
 
 function enlarge(plane) {
@@ -289,7 +296,7 @@ function tell(text, isFault = false) {
 }
 
 for (const kind of ["truth", "prediction", "entropy"]) {
-  for (const part of ["shown", "outline", "fill"]) $(`${kind}-${part}`)?.addEventListener("input", refresh);
+  for (const part of ["shown", "outline", "fill"]) $(`${kind}-${part}`)?.addEventListener("input", () => { showMixing(); refresh(); });
 }
 for (const id of ["smooth", "cross"]) $(id).addEventListener("input", refresh);
 $("layer").addEventListener("change", () => { state.layer = Number($("layer").value); state.preset = "usual"; showLayer(); refresh(); });
