@@ -111,7 +111,7 @@ def test_voxels_have_the_proportions_of_their_spacing(page: Browser) -> None:
 def test_scores_stand_beside_the_image(page: Browser) -> None:
     text = page.run("$('scores').innerText").split()
 
-    assert text[text.index("core") :][:5] == ["core", "0.667", "5.0", "0.12", "0.06"]
+    assert text[text.index("core") :][:5] == ["core", "0.667", "5.0", "0.120", "0.0600"]
     assert "−50 %" in page.run("$('scores').innerText")
     assert text[text.index("mean") + 1] == "0.833"
 

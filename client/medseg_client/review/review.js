@@ -119,7 +119,7 @@ function showScores() {
     const line = made("tr");
     line.append(header(row.name, "row"));
     if (isBoth) line.append(made("td", fixed(row.dice, 3)), made("td", fixed(row.hd95, 1)));
-    if (truth) line.append(made("td", tidy(row.truth)));
+    if (truth) line.append(made("td", size(row.truth)));
     if (prediction) line.append(volume(row, isBoth));
     return line;
   });
@@ -140,12 +140,13 @@ function showScores() {
 }
 
 function volume(row, isBoth) {
-  const cell = made("td", tidy(row.prediction));
+  const cell = made("td", size(row.prediction));
   if (isBoth && row.volume_error !== null) cell.append(made("small", `${row.volume_error > 0 ? "+" : row.volume_error < 0 ? "−" : "±"}${Math.abs(100 * row.volume_error).toFixed(0)} %`));
   return cell;
 }
 
 const fixed = (value, digits) => value === null || value === undefined ? "–" : value.toFixed(digits);
+const size = (value) => Number.isInteger(value) || value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 const tidy = (value) => Number.isInteger(value) ? String(value) : Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3).replace(/\.?0+$/, "");
 
 function made(name, text = "") {
