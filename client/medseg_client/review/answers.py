@@ -109,7 +109,7 @@ class Answers:
         voxels = self._voxels(name, kind)
         if voxels is None or number >= (1 if axis is None else grid.shape[axis]):
             return NOT_FOUND
-        shown = voxels if axis is None else voxels.take(number, axis=axis)
+        shown = voxels if axis is None else voxels[(slice(None),) * axis + (number,)]  # `take` would copy all
         rows = np.ascontiguousarray(shown.swapaxes(0, 1))
         return Answer(BYTES, rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes())
 
