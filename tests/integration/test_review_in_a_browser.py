@@ -307,3 +307,34 @@ def test_a_colour_photograph_is_shown_in_its_colours(screen: Browser, tmp_path: 
         assert colour_at(page, 50, 2) == [255, 0, 90]
         assert not page.run("$('truth-outline').checked")  # thin: filled, not outlined
         assert page.run("document.querySelectorAll('.scroller:not([hidden])').length") == 0
+
+
+def test_all_cases_are_scored_on_request(screen: Browser, tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path, ("a", "b", "c", "d"))
+    write_grid(folder / "predictions/b_ct_segmentation.nii.gz", np.zeros(SHAPE, np.uint8))
+    (folder / "labels/c.nii.gz").write_bytes(b"no label")
+    with served(material_of(folder)) as site:
+        page = look(screen, site, case="a")
+        page.run("$('score').click()")
+        page.wait_for("!state.isScoring")
+
+        assert page.run("$('list').innerText").split() == ["b", "0.00", "a", "0.83", "c", "d"]
+        assert page.run("$('title').textContent") == "a"
+        assert page.run("$('score').hidden")
+
+
+def test_a_style_that_the_reader_chose_stays_from_case_to_case(page: Browser) -> None:
+    page.press("o")
+    page.press("ArrowLeft")
+    page.wait_for(f"state.id === 'b' && {READY}")
+
+    assert page.run("['truth-outline', 'prediction-outline'].map((id) => $(id).checked)") == [False, False]
+    assert page.run("$('truth-fill').value") == "0.8"
+
+
+def test_small_steps_of_a_touchpad_add_up_to_slices(page: Browser) -> None:
+    for _ in range(6):
+        page.mouse("mouseWheel", *centre(page), deltaX=0, deltaY=20)
+    page.wait_for("!state.views[0].isBusy")
+
+    assert page.run(SLICE) == 8

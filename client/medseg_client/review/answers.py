@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg_client.review.facts import describe_labels, describe_picture, planes_of
+from medseg_client.review.facts import describe_labels, describe_picture, planes_of, scores_of
 from medseg_client.review.labels import Labels, LabelSource
 from medseg_client.review.pictures import Picture, open_picture
 from medseg_client.review.shelf import Shelf
@@ -74,6 +74,8 @@ class Answers:
                     return _json(describe_picture(self._pictures.get(name)))
                 case ["case", name, "labels.json"] if name in self._cases:
                     return Answer(JSON, self._facts.get(name))
+                case ["case", name, "dice.json"] if name in self._cases:
+                    return _json({"dice": self._dice(name)})
                 case ["case", name, plane, index, kind] if name in self._cases:
                     return self._slice(name, plane, index, kind)
         except MedsegError as error:
@@ -120,6 +122,14 @@ class Answers:
             return found
         layers = self._pictures.get(name).layers
         return next((layer.voxels for n, layer in enumerate(layers) if kind == f"layer-{n}"), None)
+
+    def _dice(self, name: str) -> float | None:
+        """The score of a case that is not looked at: the shelves are for those that are."""
+        picture = self._open_picture(name)
+        dice: float | None = scores_of(self._material.source.open(self._cases[name], picture), picture.grid)[
+            "dice"
+        ]
+        return dice
 
     def _open_picture(self, name: str) -> Picture:
         return open_picture(self._cases[name], self._material.task, self._material.channels)

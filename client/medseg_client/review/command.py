@@ -11,8 +11,9 @@ from medseg_client.process_commands import stop_on_signals
 
 if TYPE_CHECKING:
     from medseg_client.review.answers import Material
-    from medseg_client.review.labels import Segment
+    from medseg_client.review.labels import LabelMap, Segment
     from medseg_core.config import Task
+    from medseg_core.types import Case
 
 
 def review(
@@ -85,4 +86,10 @@ def _segmenting(folder: Path, device: str) -> "tuple[Task, Segment]":
 
     model = read_model(folder)
     model.network.to(choose_device(device))
-    return model.experiment.task, lambda case: segment_case(model, case).labels
+    one_at_a_time = threading.Lock()
+
+    def segment(case: "Case") -> "LabelMap":
+        with one_at_a_time:
+            return segment_case(model, case).labels
+
+    return model.experiment.task, segment

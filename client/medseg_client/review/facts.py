@@ -58,14 +58,14 @@ def describe_labels(found: Labels, grid: Geometry) -> dict[str, Any]:
         "truth": found.truth is not None,
         "prediction": found.prediction is not None,
         "entropy": None if found.entropy is None else float(found.entropy.max()),
-        "scores": _scores(found, grid),
+        "scores": scores_of(found, grid),
         "along": [_along(found, axis) for axis in range(len(grid.shape))],
         "start": _start(found, grid),
     }
 
 
-def _scores(found: Labels, grid: Geometry) -> dict[str, Any]:
-    """Of each label its volumes and, where there are both maps, how they agree."""
+def scores_of(found: Labels, grid: Geometry) -> dict[str, Any]:
+    """The mean Dice, and of each label its volumes and, where there are both maps, how they agree."""
     compared = {}
     if found.truth is not None and found.prediction is not None and found.names:
         compared = score_case(found.prediction, found.truth, labels=found.names, spacing_mm=grid.spacing_mm)

@@ -10,7 +10,7 @@ const KEPT = 150;  // slices in the browser
 const $ = (id) => document.getElementById(id);
 const state = {
   cases: [], shown: [], id: "", image: null, labels: null, position: [], views: [], layer: 0, window: [0, 1],
-  preset: "usual", hidden: new Set(), hasMoved: false, isFilled: false,
+  preset: "usual", hidden: new Set(), hasMoved: false, hasStyle: false,
 };
 const slices = new Map();
 
@@ -73,13 +73,12 @@ function showLayer() {
 }
 
 function swapStyle() {
-  state.isFilled = !state.isFilled;
-  setStyle(state.isFilled);
+  state.hasStyle = true;
+  setStyle($("truth-outline").checked || $("prediction-outline").checked);
   state.views.forEach((view) => view.draw());
 }
 
 function setStyle(isFilled) {  // outlines, or fills that add up to white where truth and prediction agree
-  state.isFilled = isFilled;
   for (const kind of ["truth", "prediction"]) $(`${kind}-outline`).checked = !isFilled;
   $("truth-fill").value = isFilled ? 0.8 : 0;
   $("prediction-fill").value = isFilled ? 0.8 : 0.3;
@@ -192,6 +191,7 @@ function showList() {
   const sought = $("find").value.trim().toLowerCase(), key = $("sort").value;
   state.shown = state.cases.filter((each) => `${each.id} ${each.site}`.toLowerCase().includes(sought)).sort(ORDERS[key]);
   const value = key === "uncertainty" ? "uncertainty" : "dice";
+  const hadFocus = $("list").contains(document.activeElement);
   $("list").replaceChildren(...state.shown.map((each) => {
     const item = made("li"), button = made("button");
     button.type = "button";
@@ -203,8 +203,26 @@ function showList() {
     item.append(button);
     return item;
   }));
+  if (hadFocus) $("list").querySelector("[aria-current]")?.focus();
+  $("score").hidden = state.isScoring || !state.cases.some(isUnscored);
   const some = state.shown.length === state.cases.length ? "" : `${state.shown.length} of `;
   $("count").textContent = `${some}${state.cases.length} case${state.cases.length === 1 ? "" : "s"}`;
+}
+
+const isUnscored = (each) => each.truth && each.prediction && each.dice === null && !each.isFaulty;
+
+async function scoreAll() {  // one after the other, while the reader looks at a case
+  state.isScoring = true;
+  for (let next; (next = state.cases.find(isUnscored));) {
+    showList();
+    $("count").textContent += `, ${state.cases.filter(isUnscored).length} to score`;
+    const found = await askJson(`case/${next.id}/dice.json`).catch(() => ({ dice: null }));
+    next.dice = found.dice;
+    next.isFaulty = found.dice === null;
+  }
+  state.isScoring = false;
+  $("sort").value = "dice";
+  showList();
 }
 
 function stepCase(step) {
@@ -267,8 +285,8 @@ async function takeLabels(labels) {
     showList();
   }
   const [view] = state.views, kind = labels.truth ? "truth" : "prediction";
-  if (labels[kind] && view.axis === null) setStyle(isThin(await slice(view.plane, 0, kind), view.size[0]));
-  else if (state.isFilled && view.axis !== null && !$("truth-outline").checked) setStyle(state.isFilled);
+  if (!state.hasStyle) setStyle(labels[kind] && view.axis === null && isThin(await slice(view.plane, 0, kind), view.size[0]));
+  if (state.labels !== labels) return;
   showLabels();
   showScores();
   state.views.forEach((each) => each.showExtent());
@@ -297,11 +315,18 @@ function tell(text, isFault = false) {
 }
 
 for (const kind of ["truth", "prediction", "entropy"]) {
-  for (const part of ["shown", "outline", "fill"]) $(`${kind}-${part}`)?.addEventListener("input", () => { showMixing(); refresh(); });
+  for (const part of ["shown", "outline", "fill"]) {
+    $(`${kind}-${part}`)?.addEventListener("input", () => {
+      state.hasStyle ||= part !== "shown";
+      showMixing();
+      refresh();
+    });
+  }
 }
 for (const id of ["smooth", "cross"]) $(id).addEventListener("input", refresh);
 $("layer").addEventListener("change", () => { state.layer = Number($("layer").value); state.preset = "usual"; showLayer(); refresh(); });
 $("worst").addEventListener("click", goToWorst);
+$("score").addEventListener("click", scoreAll);
 $("find").addEventListener("input", showList);
 $("sort").addEventListener("change", showList);
 

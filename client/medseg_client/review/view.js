@@ -1,6 +1,8 @@
 // One plane of a case: its slices, where they lie in the window, and what the mouse does there.
 "use strict";
 
+const NOTCH = 50;  // of a wheel that turns by steps of about 100; touchpads send many small ones
+
 class View {
   constructor(plane, axis) {
     [this.plane, this.axis] = [plane, axis];
@@ -12,9 +14,6 @@ class View {
     this.image = document.createElement("canvas");
     this.fill = document.createElement("canvas");
     [this.zoom, this.centre, this.drawn, this.isBusy] = [1, null, null, false];
-    const isScan = axis !== null && state.image.unit === "mm";
-    this.figure.querySelector(".name").textContent = isScan || axis === null ? plane : `${"ijk"[this.across]} ${"ijk"[this.down]}`;
-    this.figure.querySelector(".name").hidden = axis === null;
     this.canvas.setAttribute("aria-label", `${plane} plane`);
     this.slider.setAttribute("aria-label", `Slice of the ${plane} plane`);
     this.slider.addEventListener("input", () => moveTo(this.axis, Number(this.slider.value)));
@@ -30,7 +29,9 @@ class View {
     [this.zoom, this.centre, this.drawn] = [1, null, null];
     this.slider.max = this.depth - 1;
     this.figure.querySelector(".scroller").hidden = this.depth < 2;
-    const isScan = this.axis !== null && state.image.unit === "mm";
+    const isScan = this.axis !== null && state.image.unit === "mm", name = this.figure.querySelector(".name");
+    name.textContent = isScan ? this.plane : `${"ijk"[this.across]} ${"ijk"[this.down]}`;
+    name.hidden = this.axis === null;
     const letters = isScan ? [...SIDES[this.across], ...SIDES[this.down]] : ["", "", "", ""];
     ["left", "right", "top", "bottom"].forEach((side, n) => { this.figure.querySelector(`.${side}`).textContent = letters[n]; });
     this.showExtent();
@@ -48,15 +49,21 @@ class View {
     this.slider.value = this.index;
     if (this.isBusy) return;
     this.isBusy = true;
-    try {
-      for (let wanted = ""; wanted !== (wanted = this.wish());) await this.fetch(wanted);
-      for (const near of [this.index + 1, this.index - 1]) {
-        if (near >= 0 && near < this.depth) this.kinds().forEach((kind) => slice(this.plane, near, kind).catch(() => {}));
+    for (let wanted = ""; state.image && wanted !== this.wish();) {
+      wanted = this.wish();
+      try {
+        await this.fetch(wanted);
+      } catch (error) {
+        if (state.image && wanted === this.wish()) tell(error.message, true);
       }
-    } catch (error) {
-      tell(error.message, true);
-    } finally {
-      this.isBusy = false;
+    }
+    this.isBusy = false;
+    if (state.image) this.fetchNear();
+  }
+
+  fetchNear() {  // what is wanted next, most likely
+    for (const near of [this.index + 1, this.index - 1]) {
+      if (near >= 0 && near < this.depth) this.kinds().forEach((kind) => slice(this.plane, near, kind).catch(() => {}));
     }
   }
 
@@ -65,7 +72,7 @@ class View {
   async fetch(wanted) {
     const [id, index, kinds] = JSON.parse(wanted);
     const found = await Promise.all(kinds.map((kind) => slice(this.plane, index, kind)));
-    if (id !== state.id) return;
+    if (id !== state.id || !state.image) return;
     const parts = Object.fromEntries(kinds.map((kind, n) => [kind.startsWith("layer") ? "image" : kind, found[n]]));
     const [width, height] = this.size;
     const paths = ["truth", "prediction"].filter((kind) => parts[kind]).flatMap((kind) =>
@@ -150,11 +157,16 @@ class View {
 // ---- mouse and keys ------------------------------------------------------------------------------------------
 
 function listen(view) {
-  let from = null;
+  let from = null, rolled = 0;
   view.canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     if (event.ctrlKey) zoomBy(view, Math.exp(-event.deltaY / 400), view.voxelAt(event));
-    else moveBy(view, Math.sign(event.deltaY));
+    else {
+      rolled = rolled * event.deltaY > 0 ? rolled + event.deltaY : event.deltaY;
+      if (Math.abs(rolled) < NOTCH) return;
+      moveBy(view, Math.sign(rolled));
+      rolled = 0;
+    }
   }, { passive: false });
   view.canvas.addEventListener("pointerdown", (event) => {
     from = { x: event.clientX, y: event.clientY, window: [...state.window], voxel: view.voxelAt(event), isMoved: false };

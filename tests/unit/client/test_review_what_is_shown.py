@@ -435,3 +435,8 @@ def test_a_folder_of_images_without_a_list_has_a_case_for_each(tmp_path):
     (tmp_path / ".hidden.nii.gz").write_bytes(b"")
 
     assert [case.case_id for case in cases_to_review(tmp_path, None).cases] == ["hip", "knee"]
+
+
+def test_a_case_can_be_scored_without_being_looked_at(answers):
+    assert told(answers, "case/a/dice.json") == {"dice": pytest.approx(5 / 6)}
+    assert told(answers, "case/c/dice.json") == {"dice": None}
