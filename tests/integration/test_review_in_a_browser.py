@@ -283,6 +283,7 @@ def test_nothing_is_cut_off_at_any_width(
     page = look(screen, site, case="a", width=width, height=height, is_dark=is_dark)
 
     assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run("window.scrollY") == 0
     assert page.run(
         "state.views.every((view) => view.canvas.clientHeight > 80 && view.canvas.clientWidth > 80)"
     )
@@ -328,8 +329,8 @@ def test_a_style_that_the_reader_chose_stays_from_case_to_case(page: Browser) ->
     page.press("ArrowLeft")
     page.wait_for(f"state.id === 'b' && {READY}")
 
-    assert page.run("['truth-outline', 'prediction-outline'].map((id) => $(id).checked)") == [False, False]
-    assert page.run("$('truth-fill').value") == "0.8"
+    assert page.run("['truth-outline', 'prediction-outline'].map((id) => $(id).checked)") == [True, False]
+    assert page.run("['truth-fill', 'prediction-fill'].map((id) => $(id).value)") == ["0", "0.8"]
 
 
 def test_small_steps_of_a_touchpad_add_up_to_slices(page: Browser) -> None:

@@ -74,14 +74,16 @@ function showLayer() {
 
 function swapStyle() {
   state.hasStyle = true;
-  setStyle($("truth-outline").checked || $("prediction-outline").checked);
+  setStyle($("prediction-outline").checked);
   state.views.forEach((view) => view.draw());
 }
 
-function setStyle(isFilled) {  // outlines, or fills that add up to white where truth and prediction agree
-  for (const kind of ["truth", "prediction"]) $(`${kind}-outline`).checked = !isFilled;
-  $("truth-fill").value = isFilled ? 0.8 : 0;
-  $("prediction-fill").value = isFilled ? 0.8 : 0.3;
+// Outlines; or fills, which of a single label add up to white where truth and prediction agree. Of several labels the
+// truth stays an outline around the filled prediction.
+function setStyle(isFilled) {
+  const isMixed = isFilled && isSingle();
+  [$("truth-outline").checked, $("prediction-outline").checked] = [!isMixed, !isFilled];
+  [$("truth-fill").value, $("prediction-fill").value] = [isMixed ? 0.8 : 0, isFilled ? 0.8 : 0.3];
   showMixing();
 }
 
@@ -230,6 +232,11 @@ function stepCase(step) {
   if (state.shown[at]) openCase(state.shown[at].id);
 }
 
+function showCurrent() {  // in the list, without moving the page
+  const list = $("list"), [around, item] = [list, list.querySelector("[aria-current]") ?? list].map((each) => each.getBoundingClientRect());
+  list.scrollTop += Math.min(0, item.top - around.top) + Math.max(0, item.bottom - around.bottom);
+}
+
 async function openCase(id) {
   Object.assign(state, { id, image: null, labels: null, hasMoved: false });
   slices.clear();
@@ -238,7 +245,7 @@ async function openCase(id) {
   $("scores").hidden = true;
   $("under").textContent = "";
   showList();
-  $("list").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
+  showCurrent();
   const waiting = setTimeout(() => tell("Opening"), 300);
   try {
     const image = await askJson(`case/${id}/image.json`);
