@@ -1,10 +1,11 @@
 """`medseg-site review` as a process: an address on the terminal, a page until Ctrl-C, a model that segments."""
 
+import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from browser import PROGRAM, browser
 from command_line import Outcome, caller
-from reviewing import write_cohort
+from reviewing import write_cohort, write_grid
 from trained_model import write_trained
 
 from medseg_core.commands.predict import segment_images
@@ -112,6 +113,32 @@ def test_a_model_segments_the_case_that_is_opened_as_predict_does(tmp_path: Path
     assert found["names"] == ["organ", "lesion"]
     expected = segmented(tmp_path, name)
     assert np.array_equal(shown.reshape(expected.shape), expected)
+
+
+def test_it_ends_quietly_while_a_model_segments(tmp_path: Path) -> None:
+    write_grid(
+        tmp_path / "data/knee.nii.gz", np.random.default_rng(0).normal(size=(96, 96, 96)).astype(np.float32)
+    )
+    write_trained(
+        tmp_path / "model",
+        task={"name": "t", "spatial_dims": 3},
+        model={"channels": [16, 32, 64]},
+        training={"patch_size": [32, 32, 32]},
+    )
+    with reviewing(tmp_path / "data", "--model", tmp_path / "model", "--device", "cpu") as (process, address):
+        waiting = threading.Thread(target=ask_until_the_end, args=(f"{address}case/knee/labels.json",))
+        waiting.start()
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        waiting.join()
+
+    assert (process.returncode, err) == (0, "")
+
+
+def ask_until_the_end(address: str) -> None:
+    with contextlib.suppress(OSError):
+        get(address)
 
 
 def segmented(folder: Path, name: str) -> Any:

@@ -1,8 +1,10 @@
 """`medseg-site review`: from the words of the command line to the page, until Ctrl-C."""
 
+import os
+import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import click
 import typer
@@ -56,8 +58,14 @@ def review(
     server = ReviewServer(port, with_page(Answers(material).answer), tell=typer.echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     stop.wait()
-    server.shutdown()
-    server.server_close()
+    _end()
+
+
+def _end() -> NoReturn:
+    """End the process at once: a thread that segments cannot be stopped, and torch aborts where Python tries to."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _material(

@@ -88,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: ReviewServer
     protocol_version = "HTTP/1.1"  # one connection for many slices
     timeout = 60.0  # seconds for which a connection may be silent
-    disable_nagle_algorithm = True  # an answer is two writes: the second would wait for the first to be acknowledged
+    disable_nagle_algorithm = (
+        True  # an answer is two writes: the second would wait for the first to be acknowledged
+    )
 
     def do_GET(self) -> None:
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
