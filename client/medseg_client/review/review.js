@@ -3,7 +3,9 @@
 "use strict";
 
 const ARRAYS = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
-const HOUNSFIELD = { "soft tissue": [40, 400], lung: [-600, 1500], bone: [400, 1800], brain: [40, 80], liver: [60, 160] };  // level, width
+const HOUNSFIELD = {  // level, width
+  "soft tissue": [40, 400], lung: [-600, 1500], bone: [400, 1800], brain: [40, 80], liver: [60, 160],
+};
 const SIDES = [["R", "L"], ["A", "P"], ["H", "F"]];  // where each axis of a scan comes from and goes to
 const KEPT = 150;  // slices in the browser
 
@@ -97,14 +99,18 @@ function showLabels() {
   $("overlays").hidden = !isAny;
   $("overlays").classList.toggle("single", isSingle());
   for (const kind of ["truth", "prediction", "entropy"]) {
-    document.querySelectorAll(`#overlays .${kind}`).forEach((part) => { part.hidden = labels[kind] === null || labels[kind] === false; });
+    const isThere = labels[kind] !== null && labels[kind] !== false;
+    document.querySelectorAll(`#overlays .${kind}`).forEach((part) => { part.hidden = !isThere; });
   }
   $("legend").hidden = isSingle();
   $("legend").replaceChildren(...labels.names.map((name, n) => {
     const item = made("li"), row = made("label"), box = made("input"), swatch = made("i");
     [row.className, box.type, box.checked] = ["tick", "checkbox", !state.hidden.has(n + 1)];
     swatch.style.setProperty("--colour", colourOf("truth", n + 1));
-    box.addEventListener("change", () => { state.hidden[box.checked ? "delete" : "add"](n + 1); state.views.forEach((view) => view.draw()); });
+    box.addEventListener("change", () => {
+      state.hidden[box.checked ? "delete" : "add"](n + 1);
+      state.views.forEach((view) => view.draw());
+    });
     row.append(box, swatch, made("bdi", name));
     item.append(row);
     return item;
@@ -142,13 +148,16 @@ function showScores() {
 
 function volume(row, isBoth) {
   const cell = made("td", size(row.prediction));
-  if (isBoth && row.volume_error !== null) cell.append(made("small", `${row.volume_error > 0 ? "+" : row.volume_error < 0 ? "−" : "±"}${Math.abs(100 * row.volume_error).toFixed(0)} %`));
+  if (isBoth && row.volume_error !== null) {
+    const percent = Math.round(100 * row.volume_error);
+    cell.append(made("small", `${["−", "±", "+"][Math.sign(percent) + 1]}${Math.abs(percent)} %`));
+  }
   return cell;
 }
 
 const fixed = (value, digits) => value === null || value === undefined ? "–" : value.toFixed(digits);
 const size = (value) => Number.isInteger(value) || value >= 100 ? value.toFixed(0) : value.toPrecision(3);
-const tidy = (value) => Number.isInteger(value) ? String(value) : Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3).replace(/\.?0+$/, "");
+const tidy = (value) => Number.isInteger(value) || Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
 
 function made(name, text = "") {
   const element = document.createElement(name);
@@ -170,12 +179,14 @@ document.addEventListener("keydown", (event) => {
   const view = state.views.find((each) => each.canvas === document.activeElement) ?? state.views[0];
   const toggle = (id) => () => { if ($(id).closest("[hidden]") === null) $(id).click(); };
   const act = {
-    ArrowUp: () => moveBy(view, -1), ArrowDown: () => moveBy(view, 1), PageUp: () => moveBy(view, -10), PageDown: () => moveBy(view, 10),
+    ArrowUp: () => moveBy(view, -1), ArrowDown: () => moveBy(view, 1),
+    PageUp: () => moveBy(view, -10), PageDown: () => moveBy(view, 10),
     Home: () => moveTo(view.axis, 0), End: () => moveTo(view.axis, view.depth - 1),
     ArrowLeft: () => stepCase(-1), ArrowRight: () => stepCase(1),
     "+": () => zoomBy(view, 1.25), "=": () => zoomBy(view, 1.25), "-": () => zoomBy(view, 0.8), 0: () => zoomBy(view, 0),
     1: () => enlarge("axial"), 2: () => enlarge("coronal"), 3: () => enlarge("sagittal"),
-    t: toggle("truth-shown"), p: toggle("prediction-shown"), u: toggle("entropy-shown"), o: swapStyle, e: goToWorst, w: () => choosePreset("usual"),
+    t: toggle("truth-shown"), p: toggle("prediction-shown"), u: toggle("entropy-shown"),
+    o: swapStyle, e: goToWorst, w: () => choosePreset("usual"),
     "?": () => { $("keys").open = !$("keys").open; },
   }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (act) { event.preventDefault(); act(); }
@@ -197,7 +208,8 @@ function showList() {
   $("list").replaceChildren(...state.shown.map((each) => {
     const item = made("li"), button = made("button");
     button.type = "button";
-    button.title = [each.id, each.site && `site ${each.site}`, each.truth ? "" : "no truth", each.prediction ? "" : "no prediction"].filter(Boolean).join(", ");
+    const lacks = ["truth", "prediction"].filter((kind) => !each[kind]).map((kind) => `no ${kind}`);
+    button.title = [each.id, each.site && `site ${each.site}`, ...lacks].filter(Boolean).join(", ");
     button.classList.toggle("bare", !each.truth && !each.prediction);
     button.append(made("bdi", each.id), made("small", each[value] === null ? "" : each[value].toFixed(2)));
     if (each.id === state.id) button.setAttribute("aria-current", "true");
@@ -268,7 +280,9 @@ function showPicture(image) {
   state.image = image;
   state.position = image.shape.map((n) => Math.floor(n / 2));
   state.layer = Math.min(state.layer, image.layers.length - 1);
-  $("layer").replaceChildren(...image.layers.map((layer, n) => Object.assign(made("option", layer.name), { value: n, selected: n === state.layer })));
+  $("layer").replaceChildren(...image.layers.map((layer, n) => {
+    return Object.assign(made("option", layer.name), { value: n, selected: n === state.layer });
+  }));
   $("layer-row").hidden = image.layers.length < 2;
   const planes = Object.entries(image.planes), large = state.views[0]?.plane;
   planes.sort(([a], [b]) => (b === large) - (a === large));
@@ -285,6 +299,7 @@ function showPicture(image) {
 
 async function takeLabels(labels) {
   state.labels = labels;
+  if (isSingle()) state.hidden.clear();
   if (!state.hasMoved) state.position = [...labels.start];
   const listed = state.cases.find((each) => each.id === state.id);
   if (listed.dice === null && labels.scores.dice !== null) {
@@ -301,8 +316,8 @@ async function takeLabels(labels) {
 }
 
 function showMixing() {
-  const isMixed = ["truth", "prediction"].every((kind) => state.labels?.[kind] && $(`${kind}-shown`).checked && Number($(`${kind}-fill`).value) > 0);
-  $("mixing").hidden = !(isMixed && isSingle());
+  const isFilled = (kind) => state.labels?.[kind] && $(`${kind}-shown`).checked && Number($(`${kind}-fill`).value) > 0;
+  $("mixing").hidden = !(isFilled("truth") && isFilled("prediction") && isSingle());
 }
 
 function refresh() { state.views.forEach((view) => { view.load(); view.draw(); }); }
@@ -331,7 +346,11 @@ for (const kind of ["truth", "prediction", "entropy"]) {
   }
 }
 for (const id of ["smooth", "cross"]) $(id).addEventListener("input", refresh);
-$("layer").addEventListener("change", () => { state.layer = Number($("layer").value); state.preset = "usual"; showLayer(); refresh(); });
+$("layer").addEventListener("change", () => {
+  [state.layer, state.preset] = [Number($("layer").value), "usual"];
+  showLayer();
+  refresh();
+});
 $("worst").addEventListener("click", goToWorst);
 $("score").addEventListener("click", scoreAll);
 $("find").addEventListener("input", showList);

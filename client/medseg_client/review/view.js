@@ -241,7 +241,8 @@ function showUnder(view, event) {
 function world(voxel) {
   const { unit, spacing, origin, direction, shape } = state.image, dims = shape.length;
   if (unit !== "mm" || dims < 3) return [];
-  const place = origin.map((start, row) => start + voxel.reduce((sum, n, axis) => sum + direction[row * dims + axis] * spacing[axis] * n, 0));
+  const along = (row) => voxel.reduce((sum, n, axis) => sum + direction[row * dims + axis] * spacing[axis] * n, 0);
+  const place = origin.map((start, row) => start + along(row));
   return [`L ${place[0].toFixed(1)}  P ${place[1].toFixed(1)}  H ${place[2].toFixed(1)} mm`];
 }
 

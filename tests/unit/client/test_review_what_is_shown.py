@@ -240,6 +240,11 @@ def test_the_score_of_a_case_is_the_mean_over_labels(answers):
     assert scores["unit"] == "mL"
 
 
+def test_a_case_can_be_scored_without_being_looked_at(answers):
+    assert told(answers, "case/a/dice.json") == {"dice": pytest.approx(5 / 6)}
+    assert told(answers, "case/c/dice.json") == {"dice": None}
+
+
 def test_without_a_prediction_there_are_volumes_and_no_scores(answers):
     found = told(answers, "case/c/labels.json")
 
@@ -435,8 +440,3 @@ def test_a_folder_of_images_without_a_list_has_a_case_for_each(tmp_path):
     (tmp_path / ".hidden.nii.gz").write_bytes(b"")
 
     assert [case.case_id for case in cases_to_review(tmp_path, None).cases] == ["hip", "knee"]
-
-
-def test_a_case_can_be_scored_without_being_looked_at(answers):
-    assert told(answers, "case/a/dice.json") == {"dice": pytest.approx(5 / 6)}
-    assert told(answers, "case/c/dice.json") == {"dice": None}
