@@ -16,7 +16,9 @@ from medseg_client.review.answers import Answers, Material
 from medseg_client.review.cases import Predictions, cases_to_review, find_predictions
 from medseg_client.review.labels import LabelSource
 from medseg_client.review.page import with_page
+from medseg_client.review.reviewed import file_cases
 from medseg_client.review.server import ReviewServer
+from medseg_core.config import Task
 
 SHAPE, SPACING = (20, 24, 10), (1.0, 0.5, 2.5)  # (i, j, k) along left, posterior, superior
 LIST = {"predictions": [{"labels": {"core": {"value": 1}, "rim": {"value": 2}}}]}
@@ -66,11 +68,13 @@ def write_cohort(folder: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Path
     return folder
 
 
-def material_of(folder: Path, *, has_predictions: bool = True, **facts: Any) -> Material:
+def material_of(
+    folder: Path, *, has_predictions: bool = True, task: Task | None = None, segment: Any = None, **facts: Any
+) -> Material:
     """What may be looked at in a folder of `write_cohort`."""
     cohort = cases_to_review(folder, None)
     found = find_predictions(folder / "predictions", cohort.cases) if has_predictions else Predictions()
-    return Material(cohort.cases, LabelSource(found), **facts)
+    return Material(file_cases(cohort.cases, LabelSource(found, task, segment), cohort.channels), **facts)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from medseg_core.imaging.io import read_label
 from medseg_core.supervision import free_ports, program
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
+DICOM = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "sts" / "STS_001"
+
 pytestmark = pytest.mark.slow
 
 
@@ -173,6 +175,29 @@ def test_what_cannot_be_used_is_told_before_anything_is_shown(
 
     assert outcome.code == code
     assert sentence in " ".join(outcome.err.split())
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason=f"the published sets are not at {DICOM}")
+def test_a_folder_of_dicom_is_shown_as_it_is() -> None:
+    with reviewing(DICOM) as (_, address):
+        listed = get(f"{address}cases.json")["cases"]
+        labels = get(f"{address}case/MR-1/labels.json")
+
+    assert [(case["id"], case["truth"]) for case in listed] == [
+        ("CT-1", True),
+        ("MR-1", True),
+        ("PT-1", True),
+    ]
+    assert labels["names"] == ["GTV_Mass_MR_T1"]
+
+
+def test_a_folder_without_any_image_is_told(tmp_path: Path, medseg: Any) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+
+    outcome: Outcome = medseg("review", tmp_path)
+
+    assert outcome.code == 1
+    assert "it has no list of cases" in outcome.err
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine: make chromium")

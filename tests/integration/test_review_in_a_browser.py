@@ -14,6 +14,7 @@ from reviewing import SHAPE, SPACING, Site, make_scan, material_of, served, writ
 from medseg_client.review.answers import Material
 from medseg_client.review.cases import Predictions
 from medseg_client.review.labels import LabelSource
+from medseg_client.review.reviewed import file_cases
 from medseg_core.types import Case
 
 pytestmark = [
@@ -300,7 +301,7 @@ def test_a_colour_photograph_is_shown_in_its_colours(screen: Browser, tmp_path: 
     vessel[::4] = 255
     Image.fromarray(vessel).save(tmp_path / "vessel.png")
     case = Case("eye", "p", "", (tmp_path / "fundus.png",), tmp_path / "vessel.png")
-    with served(Material([case], LabelSource(Predictions()))) as site:
+    with served(Material(file_cases([case], LabelSource(Predictions())))) as site:
         page = look(screen, site)
         page.run("$('smooth').click()")
 

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_client.review.facts import describe_labels, describe_picture, planes_of, scores_of
-from medseg_client.review.labels import Labels, LabelSource
-from medseg_client.review.pictures import Picture, open_picture
+from medseg_client.review.labels import Labels
+from medseg_client.review.pictures import Picture
+from medseg_client.review.reviewed import Reviewed
 from medseg_client.review.shelf import Shelf
-from medseg_core.config import Task
 from medseg_core.errors import MedsegError
-from medseg_core.types import Case
 
 JSON, BYTES = "application/json", "application/octet-stream"
 ROOM = 2  # cases held: the one on the screen and the one before
@@ -42,16 +41,10 @@ NOT_FOUND = Answer("text/plain; charset=utf-8", b"There is nothing here.\n", HTT
 class Material:
     """Everything that may be looked at."""
 
-    cases: Sequence[Case]
-    source: LabelSource
-    channels: Sequence[str] = ()
+    cases: Sequence[Reviewed]
     dice: Mapping[str, float] = field(default_factory=dict)
     uncertainty: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def task(self) -> Task | None:
-        """The task, where one is known."""
-        return self.source.task
+    is_predicting: bool = False  # a model makes the predictions, which takes its time
 
 
 class Answers:
@@ -86,15 +79,15 @@ class Answers:
         return NOT_FOUND
 
     def _list(self) -> dict[str, Any]:
-        material, source = self._material, self._material.source
+        material = self._material
         return {
-            "predicts": source.segment is not None,
+            "predicts": material.is_predicting,
             "cases": [
                 {
                     "id": case.case_id,
-                    "site": case.site,
-                    "truth": case.label is not None,
-                    "prediction": source.segment is not None or case.case_id in source.predictions.files,
+                    "about": case.about,
+                    "truth": case.has_truth,
+                    "prediction": case.has_prediction,
                     "dice": material.dice.get(case.case_id),
                     "uncertainty": material.uncertainty.get(case.case_id),
                 }
@@ -125,17 +118,15 @@ class Answers:
 
     def _dice(self, name: str) -> float | None:
         """The score of a case that is not looked at: the shelves are for those that are."""
-        picture = self._open_picture(name)
-        dice: float | None = scores_of(self._material.source.open(self._cases[name], picture), picture.grid)[
-            "dice"
-        ]
+        picture = self._cases[name].picture()
+        dice: float | None = scores_of(self._cases[name].labels(picture), picture.grid)["dice"]
         return dice
 
     def _open_picture(self, name: str) -> Picture:
-        return open_picture(self._cases[name], self._material.task, self._material.channels)
+        return self._cases[name].picture()
 
     def _open_labels(self, name: str) -> Labels:
-        return self._material.source.open(self._cases[name], self._pictures.get(name))
+        return self._cases[name].labels(self._pictures.get(name))
 
     def _describe_labels(self, name: str) -> bytes:
         facts = describe_labels(self._labels.get(name), self._pictures.get(name).grid)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from medseg_core.types import Case
 
 
+LOOK_S = 0.5  # a signal that the system gives to another thread wakes nobody who waits without an end
+
+
 def review(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with the images, or its manifest.csv.")
@@ -57,7 +60,8 @@ def review(
     typer.echo(f"{len(material.cases)} cases. This page stays on this machine; each address opens it once:")
     server = ReviewServer(port, with_page(Answers(material).answer), tell=typer.echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    stop.wait()
+    while not stop.wait(LOOK_S):
+        pass
     _end()
 
 
@@ -75,15 +79,38 @@ def _material(
     from medseg_client.review.answers import Material
     from medseg_client.review.cases import Predictions, cases_to_review, find_predictions, read_scores
     from medseg_client.review.labels import LabelSource
+    from medseg_client.review.reviewed import file_cases
+    from medseg_core.data_errors import UnknownLayoutError
 
-    cohort = cases_to_review(data, task)
+    dice = read_scores(scores) if scores else {}
+    try:
+        cohort = cases_to_review(data, task)
+    except UnknownLayoutError:
+        return _material_of_series(data, predictions, dice, task, segment)
     found = find_predictions(predictions, cohort.cases) if predictions else Predictions()
-    return Material(
-        cases=cohort.cases,
-        source=LabelSource(found, task, segment),
-        channels=cohort.channels,
-        dice=read_scores(scores) if scores else {},
-    )
+    cases = file_cases(cohort.cases, LabelSource(found, task, segment), cohort.channels)
+    return Material(cases, dice, is_predicting=segment is not None)
+
+
+def _material_of_series(
+    data: Path,
+    predictions: Path | None,
+    dice: dict[str, float],
+    task: "Task | None",
+    segment: "Segment | None",
+) -> "Material":
+    """The series of a folder without other images. Raises UnknownLayoutError where there are none, too."""
+    from medseg_client.review.answers import Material
+    from medseg_client.review.series_cases import series_cases
+    from medseg_core.cohort.manifest import read_cohort
+
+    cases = series_cases(data, predictions, task)
+    if not cases:
+        read_cohort(data, task)
+    if segment is not None:
+        raise click.UsageError("--model takes image files: let medseg-site predict segment DICOM first")
+    uncertainty = {case.case_id: case.uncertainty for case in cases if case.uncertainty is not None}
+    return Material(cases, dice, uncertainty)
 
 
 def _segmenting(folder: Path, device: str) -> "tuple[Task, Segment]":

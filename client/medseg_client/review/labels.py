@@ -56,23 +56,25 @@ class LabelSource:
 
     def _entropy(self, case: Case, picture: Picture) -> npt.NDArray[np.float32] | None:
         path = self.predictions.entropy.get(case.case_id)
-        if path is None:
-            return None
-        dims = len(picture.original.shape)
-        volume = read_image(path, spatial_dims=dims, channels=1, case_id=case.case_id)
-        _require_same_grid(volume, "entropy", case, picture)
-        return np.asarray(to_screen(volume).voxels[0], np.float32)
+        return None if path is None else read_entropy(path, case.case_id, picture)
+
+
+def read_entropy(path: Path, case_id: str, picture: Picture) -> npt.NDArray[np.float32]:
+    """A map of uncertainty on the grid of the screen. Raises CaseError leaves."""
+    volume = read_image(path, spatial_dims=len(picture.original.shape), channels=1, case_id=case_id)
+    _require_same_grid(volume, "entropy", case_id, picture)
+    return np.asarray(to_screen(volume).voxels[0], np.float32)
 
 
 def _read(path: Path, what: str, case: Case, picture: Picture) -> Volume:
     volume = read_label(path, spatial_dims=len(picture.original.shape), case_id=case.case_id)
-    _require_same_grid(volume, what, case, picture)
+    _require_same_grid(volume, what, case.case_id, picture)
     return volume
 
 
-def _require_same_grid(volume: Volume, what: str, case: Case, picture: Picture) -> None:
+def _require_same_grid(volume: Volume, what: str, case_id: str, picture: Picture) -> None:
     names = (what, "image")
-    for fault in grid_faults(volume.geometry, picture.original, names=names, case_id=case.case_id):
+    for fault in grid_faults(volume.geometry, picture.original, names=names, case_id=case_id):
         raise fault
 
 

@@ -59,16 +59,23 @@ class Picture:
 def open_picture(case: Case, task: Task | None, channels: Sequence[str] = ()) -> Picture:
     """The image of a case; `channels` are the names that its list gives. Raises CaseError leaves."""
     image = open_image(case, task)
-    shown = to_screen(image)
     known = _channels(len(image.voxels), task, channels)
-    if len(known) == 3 and len(case.images) == 1 and image.voxels.ndim == 3:
+    is_colour = len(known) == 3 and len(case.images) == 1 and image.voxels.ndim == 3
+    return picture_of(image, known, missing=case.missing if task else (), is_colour=is_colour)
+
+
+def picture_of(
+    image: Volume, channels: Sequence[Channel], *, missing: Sequence[int] = (), is_colour: bool = False
+) -> Picture:
+    """An image `(c, i, j[, k])` as the page shows it, less the channels that are `missing`."""
+    shown = to_screen(image)
+    if is_colour:
         colours = _smallest(np.moveaxis(shown.voxels, 0, -1))
-        layers = [Layer("colour", known[0].modality, colours, is_colour=True)]
+        layers = [Layer("colour", channels[0].modality, colours, is_colour=True)]
     else:
-        missing = case.missing if task else ()
         layers = [
             Layer(channel.name, channel.modality, _smallest(voxels))
-            for n, (channel, voxels) in enumerate(zip(known, shown.voxels, strict=True))
+            for n, (channel, voxels) in enumerate(zip(channels, shown.voxels, strict=True))
             if n not in missing
         ]
     return Picture(tuple(layers), shown.geometry, image.geometry)

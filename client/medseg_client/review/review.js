@@ -175,7 +175,8 @@ function header(text, scope) {
 
 document.addEventListener("keydown", (event) => {
   const isField = event.target.matches("select, input[type=search], input[type=range]");
-  if (isField || event.ctrlKey || event.metaKey || event.altKey || !state.image) return;
+  if (isField || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!state.image) return void (event.key === "ArrowLeft" ? stepCase(-1) : event.key === "ArrowRight" && stepCase(1));
   const view = state.views.find((each) => each.canvas === document.activeElement) ?? state.views[0];
   const toggle = (id) => () => { if ($(id).closest("[hidden]") === null) $(id).click(); };
   const act = {
@@ -202,14 +203,14 @@ const ORDERS = {
 
 function showList() {
   const sought = $("find").value.trim().toLowerCase(), key = $("sort").value;
-  state.shown = state.cases.filter((each) => `${each.id} ${each.site}`.toLowerCase().includes(sought)).sort(ORDERS[key]);
+  state.shown = state.cases.filter((each) => `${each.id} ${each.about}`.toLowerCase().includes(sought)).sort(ORDERS[key]);
   const value = key === "uncertainty" ? "uncertainty" : "dice";
   const hadFocus = $("list").contains(document.activeElement);
   $("list").replaceChildren(...state.shown.map((each) => {
     const item = made("li"), button = made("button");
     button.type = "button";
     const lacks = ["truth", "prediction"].filter((kind) => !each[kind]).map((kind) => `no ${kind}`);
-    button.title = [each.id, each.site && `site ${each.site}`, ...lacks].filter(Boolean).join(", ");
+    button.title = [each.id, each.about, ...lacks].filter(Boolean).join(", ");
     button.classList.toggle("bare", !each.truth && !each.prediction);
     button.append(made("bdi", each.id), made("small", each[value] === null ? "" : each[value].toFixed(2)));
     if (each.id === state.id) button.setAttribute("aria-current", "true");
@@ -253,7 +254,7 @@ async function openCase(id) {
   Object.assign(state, { id, image: null, labels: null, hasMoved: false });
   slices.clear();
   location.replace(`#${id}`);
-  $("title").textContent = id;
+  $("title").replaceChildren(id, made("small", state.cases.find((each) => each.id === id).about));
   $("scores").hidden = true;
   $("under").textContent = "";
   showList();

@@ -20,6 +20,7 @@ from medseg_client.review.answers import ROOM, Answers, Material
 from medseg_client.review.cases import Predictions, cases_to_review
 from medseg_client.review.labels import LabelSource
 from medseg_client.review.pictures import open_picture
+from medseg_client.review.reviewed import file_cases
 from medseg_core.config import Task
 from medseg_core.types import Case
 
@@ -64,7 +65,7 @@ def show(folder, image, label=None, *, task=None, name="image.nii.gz", **grid):
         Image.fromarray(image).save(path)
     truth = None if label is None else write_grid(folder / "label.nii.gz", label, **grid)
     case = Case("x", "p", "", (path,), truth)
-    return Answers(Material([case], LabelSource(Predictions(), task)))
+    return Answers(Material(file_cases([case], LabelSource(Predictions(), task))))
 
 
 # ---- slices --------------------------------------------------------------------------------------------------
@@ -171,7 +172,9 @@ def test_channels_of_several_files_are_layers_with_the_names_of_the_task(tmp_pat
             "labels": {"lesion": 1},
         }
     )
-    answers = Answers(Material([Case("x", "p", "", files, None)], LabelSource(Predictions(), task)))
+    answers = Answers(
+        Material(file_cases([Case("x", "p", "", files, None)], LabelSource(Predictions(), task)))
+    )
 
     layers = told(answers, "case/x/image.json")["layers"]
 
@@ -291,10 +294,9 @@ def test_voxels_that_are_not_annotated_count_nowhere(tmp_path):
     task = {"name": "t", "spatial_dims": 3, "channels": [{"name": "ct"}], "labels": {"core": 1, "rim": 2}}
     write_cohort(tmp_path)
     write_grid(tmp_path / "labels/a.nii.gz", truth)
-    material = material_of(tmp_path)
-    source = LabelSource(material.source.predictions, Task.model_validate(task | {"ignore_value": 9}))
+    task = Task.model_validate(task | {"ignore_value": 9})
 
-    found = told(Answers(Material(material.cases, source)), "case/a/labels.json")
+    found = told(Answers(material_of(tmp_path, task=task)), "case/a/labels.json")
 
     assert found["scores"]["dice"] == 1.0
     assert sum(found["along"][2]["differs"]) == 0
@@ -311,10 +313,8 @@ def test_a_task_says_which_values_are_one_label(tmp_path):
     task = {"name": "t", "spatial_dims": 3, "channels": [{"name": "ct"}], "labels": {"all": "nonzero"}}
     write_cohort(tmp_path)
     write_grid(tmp_path / "labels/a.nii.gz", truth)
-    material = material_of(tmp_path)
-    source = LabelSource(material.source.predictions, Task.model_validate(task))
 
-    found = told(Answers(Material(material.cases, source)), "case/a/labels.json")
+    found = told(Answers(material_of(tmp_path, task=Task.model_validate(task))), "case/a/labels.json")
 
     assert found["names"] == ["all"]
     assert found["scores"]["dice"] == pytest.approx(2 * 96 / (144 + 96))
@@ -328,8 +328,8 @@ def test_a_model_predicts_a_case_when_its_labels_are_asked_for(folder):
         return make_prediction()
 
     task = {"name": "t", "spatial_dims": 3, "channels": [{"name": "ct"}], "labels": {"core": 1, "rim": 2}}
-    cases = material_of(folder).cases
-    answers = Answers(Material(cases, LabelSource(Predictions(), Task.model_validate(task), segment)))
+    material = material_of(folder, task=Task.model_validate(task), segment=segment, is_predicting=True)
+    answers = Answers(material)
 
     listed = told(answers, "cases.json")
     told(answers, "case/c/image.json")
@@ -360,7 +360,7 @@ def test_the_list_names_what_each_case_has(folder):
 
     assert first == {
         "id": "a",
-        "site": "north",
+        "about": "north",
         "truth": True,
         "prediction": True,
         "dice": None,
@@ -407,7 +407,7 @@ def test_a_case_that_does_not_fit_in_memory_is_told(answers, monkeypatch):
     def refuse(*arguments):
         raise MemoryError
 
-    monkeypatch.setattr("medseg_client.review.answers.open_picture", refuse)
+    monkeypatch.setattr("medseg_client.review.reviewed.open_picture", refuse)
 
     assert "not enough memory to open this case" in fault(answers, "case/a/image.json")
 
@@ -422,7 +422,7 @@ def test_a_case_is_opened_once_while_it_is_looked_at_and_let_go_after_others(fol
         opened.append(case.case_id)
         return open_picture(case, *rest)
 
-    monkeypatch.setattr("medseg_client.review.answers.open_picture", counting)
+    monkeypatch.setattr("medseg_client.review.reviewed.open_picture", counting)
     answers = Answers(material_of(folder))
 
     for name in ("a", "a", "b", "a", "c", "a", "b"):
