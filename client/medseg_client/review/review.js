@@ -45,11 +45,12 @@ function slice(plane, index, kind) {
 
 // ---- windows, overlays, scores -------------------------------------------------------------------------------
 
-function presets() {
-  const layer = state.image.layers[state.layer], found = { usual: layer.window, "full range": layer.extremes };
+function presets() {  // the first is the one to begin with
+  const layer = state.image.layers[state.layer], found = {};
   const isCt = layer.modality === "CT" || (layer.modality === "other" && layer.type === "int16" && layer.extremes[0] <= -900);
   if (isCt) for (const [name, [level, width]] of Object.entries(HOUNSFIELD)) found[name] = [level - width / 2, level + width / 2];
-  return found;
+  else found.usual = layer.window;
+  return { ...found, "full range": layer.extremes };
 }
 
 function setWindow(window, preset) {
@@ -59,9 +60,9 @@ function setWindow(window, preset) {
   state.views.forEach((view) => view.draw());
 }
 
-function choosePreset(name) {
-  const known = presets();
-  setWindow(known[name] ?? known.usual, known[name] ? name : "usual");
+function choosePreset(wanted) {
+  const known = presets(), name = known[wanted] ? wanted : Object.keys(known)[0];
+  setWindow(known[name], name);
 }
 
 function showLayer() {
