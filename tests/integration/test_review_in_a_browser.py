@@ -137,12 +137,12 @@ def test_left_and_right_go_from_case_to_case(page: Browser) -> None:
     order = page.run("state.shown.map((each) => each.id)")
     page.press("ArrowLeft")
     page.wait_for(f"state.id === 'b' && {READY}")
-    before = page.run("$('title').textContent")
+    before = page.run("$('title').textContent").split()
     page.press("ArrowRight")
     page.wait_for(f"state.id === 'a' && {READY}")
 
     assert order == ["b", "a", "c"]  # lowest Dice first, those without last
-    assert before == "b"
+    assert before == ["b", "north"]
 
 
 def test_dragging_changes_window_and_level_and_a_preset_takes_it_back(page: Browser) -> None:
@@ -322,7 +322,7 @@ def test_all_cases_are_scored_on_request(screen: Browser, tmp_path: Path) -> Non
         page.wait_for("!state.isScoring")
 
         assert page.run("$('list').innerText").split() == ["b", "0.00", "a", "0.83", "c", "d"]
-        assert page.run("$('title').textContent") == "a"
+        assert page.run("$('title').textContent") == "a north"
         assert page.run("$('score').hidden")
 
 

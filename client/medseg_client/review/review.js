@@ -255,7 +255,7 @@ async function openCase(id) {
   Object.assign(state, { id, image: null, labels: null, hasMoved: false });
   slices.clear();
   location.replace(`#${id}`);
-  $("title").replaceChildren(id, made("small", state.cases.find((each) => each.id === id).about));
+  $("title").replaceChildren(`${id} `, made("small", state.cases.find((each) => each.id === id).about));
   $("scores").hidden = true;
   $("under").textContent = "";
   showList();
