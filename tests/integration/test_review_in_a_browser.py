@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from browser import PROGRAM, Browser, browser
 from PIL import Image
-from reviewing import SHAPE, SPACING, Site, make_scan, material_of, served, write_cohort, write_grid
+from reviewing import (
+    SHAPE,
+    SPACING,
+    Site,
+    make_scan,
+    make_truth,
+    material_of,
+    served,
+    write_cohort,
+    write_grid,
+)
 
 from medseg_client.review.answers import Material
 from medseg_client.review.cases import Predictions
@@ -341,3 +351,16 @@ def test_small_steps_of_a_touchpad_add_up_to_slices(page: Browser) -> None:
     page.wait_for("!state.views[0].isBusy")
 
     assert page.run(SLICE) == 8
+
+
+def test_labels_without_a_name_in_common_are_shown_and_not_scored(screen: Browser, tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path, ("a", "b"))
+    write_grid(folder / "labels/a.nii.gz", np.where(make_truth() > 0, 255, 0).astype(np.uint8))
+    with served(material_of(folder)) as site:
+        page = look(screen, site, case="a")
+        page.press("e")
+
+        assert "Start the page with --experiment" in page.run("$('scores').innerText")
+        assert "Dice" not in page.run("$('scores').querySelector('table').innerText")
+        assert page.run("$('worst').hidden")
+        assert page.problems == []

@@ -57,6 +57,7 @@ def describe_labels(found: Labels, grid: Geometry) -> dict[str, Any]:
         "names": found.names,
         "truth": found.truth is not None,
         "prediction": found.prediction is not None,
+        "comparable": found.is_comparable,
         "entropy": None if found.entropy is None else float(found.entropy.max()),
         "scores": scores_of(found, grid),
         "along": [_along(found, axis) for axis in range(len(grid.shape))],
@@ -67,7 +68,7 @@ def describe_labels(found: Labels, grid: Geometry) -> dict[str, Any]:
 def scores_of(found: Labels, grid: Geometry) -> dict[str, Any]:
     """The mean Dice, and of each label its volumes and, where there are both maps, how they agree."""
     compared = {}
-    if found.truth is not None and found.prediction is not None and found.names:
+    if found.truth is not None and found.prediction is not None and found.names and found.is_comparable:
         compared = score_case(found.prediction, found.truth, labels=found.names, spacing_mm=grid.spacing_mm)
     sizes = {
         what: count_values(labels)
@@ -102,7 +103,7 @@ def _along(found: Labels, axis: int) -> dict[str, list[int]]:
         counted["truth"] = _foreground(found.truth)
     if found.prediction is not None:
         counted["prediction"] = _foreground(found.prediction)
-    if found.truth is not None and found.prediction is not None:
+    if found.truth is not None and found.prediction is not None and found.is_comparable:
         counted["differs"] = (found.truth != found.prediction) & (found.truth != IGNORE)
     others = tuple(n for n in range(len(next(iter(counted.values())).shape)) if n != axis) if counted else ()
     return {what: np.count_nonzero(mask, axis=others).tolist() for what, mask in counted.items()}

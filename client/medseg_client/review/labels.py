@@ -1,6 +1,6 @@
 """Truth and prediction of a case on the grid of the screen, as classes that the two have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Labels:
     truth: LabelMap | None = None
     prediction: LabelMap | None = None
     entropy: npt.NDArray[np.float32] | None = None
+    is_comparable: bool = True  # else truth and prediction have no name in common
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class LabelSource:
         """What there is of a case. Raises CaseError leaves, and what `segment` raises."""
         files = {"truth": case.label, "prediction": self.predictions.files.get(case.case_id)}
         raw = {what: _read(path, what, case, picture) for what, path in files.items() if path is not None}
-        task = self.task or _task_of(raw, self.predictions.names, case)
+        values = {what: set(count_values(volume.voxels[0])) - {0} for what, volume in raw.items()}
+        task = self.task or _task_of(values, self.predictions.names, case)
         classes = {
             what: map_labels(volume.voxels[0], task, case_id=case.case_id) if task else _background(volume)
             for what, volume in raw.items()
@@ -52,11 +54,18 @@ class LabelSource:
             classes["prediction"] = self.segment(case)
         maps = {what: _turned(found, picture) for what, found in classes.items()}
         names = tuple(task.labels) if task else ()
-        return Labels(names, **maps, entropy=self._entropy(case, picture))
+        said = values.get("prediction", set()) | self.predictions.names.keys()
+        is_comparable = self.task is not None or share_a_name(values.get("truth", ()), said)
+        return Labels(names, **maps, entropy=self._entropy(case, picture), is_comparable=is_comparable)
 
     def _entropy(self, case: Case, picture: Picture) -> npt.NDArray[np.float32] | None:
         path = self.predictions.entropy.get(case.case_id)
         return None if path is None else read_entropy(path, case.case_id, picture)
+
+
+def share_a_name(truth: Collection[object], prediction: Collection[object]) -> bool:
+    """Whether the names, or values, of a truth and of a prediction can mean the same; those of nothing can."""
+    return not truth or not prediction or not set(truth).isdisjoint(prediction)
 
 
 def read_entropy(path: Path, case_id: str, picture: Picture) -> npt.NDArray[np.float32]:
@@ -87,14 +96,14 @@ def _background(volume: Volume) -> LabelMap:
     return np.zeros_like(volume.voxels[0], np.uint8)
 
 
-def _task_of(raw: Mapping[str, Volume], names: Mapping[int, str], case: Case) -> Task | None:
+def _task_of(found: Mapping[str, set[int]], names: Mapping[int, str], case: Case) -> Task | None:
     """A task that names the listed values and every other one that occurs; None where there is no label at all.
 
     Raises UnreadableFileError for files that hold an image.
     """
-    values = {value for volume in raw.values() for value in count_values(volume.voxels[0])}
+    values = set().union(*found.values())
     labels: dict[str, LabelValues] = {label: value for value, label in names.items()}
-    labels |= {f"value_{value}": value for value in sorted(values - {0} - names.keys())}
+    labels |= {f"value_{value}": value for value in sorted(values - names.keys())}
     if len(labels) > _MOST_LABELS:
         fault = f"holds {len(values)} different values where labels are expected"
         raise UnreadableFileError(

@@ -117,11 +117,12 @@ function showLabels() {
     return item;
   }));
   showMixing();
-  $("worst").hidden = !(labels.truth && labels.prediction && state.image.shape.length > 2);
+  $("worst").hidden = !(labels.along[0].differs && state.image.shape.length > 2);
 }
 
 function showScores() {
-  const { scores, truth, prediction } = state.labels, isBoth = truth && prediction;
+  const { scores, truth, prediction, comparable } = state.labels, isBoth = truth && prediction && comparable;
+  $("incomparable").hidden = comparable;
   $("scores").hidden = !scores.labels.length;
   const head = made("tr"), rows = scores.labels.map((row) => {
     const line = made("tr");

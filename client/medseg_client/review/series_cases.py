@@ -7,15 +7,15 @@ PREDICTIONS/NAME/entropy.nii.gz      map of uncertainty, if there is one
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medseg_client.review.labels import LabelMap, Labels, read_entropy
+from medseg_client.review.labels import LabelMap, Labels, read_entropy, share_a_name
 from medseg_client.review.pictures import Picture, picture_of, to_screen
 from medseg_core.cohort.loading import grid_faults
 from medseg_core.config import Channel, Task
@@ -31,7 +31,7 @@ from medseg_core.types import Volume
 
 RESULT, SEGMENTATION, ENTROPY = "prediction.json", "segmentation.dcm", "entropy.nii.gz"
 _MOST_LABELS = 200  # as a task may have
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class SeriesCase:
         if len(names) > _MOST_LABELS:
             fault = f"{len(names)} structures are drawn on it, more than can be told apart"
             raise SegmentationError(str(self.series[0]), fault)
+        said = [{name for name, _ in drawn.get(what, ())} for what in ("truth", "prediction")]
         maps = {what: _label_map(segments, names, picture) for what, segments in drawn.items()}
         entropy = self.results / ENTROPY if self.results is not None else None
         is_there = entropy is not None and entropy.is_file()
@@ -91,6 +92,7 @@ class SeriesCase:
             names,
             **maps,
             entropy=read_entropy(entropy, self.case_id, picture) if entropy and is_there else None,
+            is_comparable=self.task is not None or share_a_name(*said),
         )
 
     def _channels(self) -> tuple[Channel, ...]:
@@ -140,22 +142,27 @@ def series_cases(data: Path, predictions: Path | None, task: Task | None) -> tup
     for drawing in (*found.segmentations, *found.structures):
         for uid in drawing.referenced_series_uids:
             drawings[uid].append(drawing)
-    cases: list[SeriesCase] = []
+    cases: dict[str, SeriesCase] = {}
     for folder, result in _results(predictions) if predictions else ():
         series = tuple(by_uid.pop(uid) for uid in result.series_uids if uid in by_uid)
         if series and len(series) == len(result.series_uids):
             drawn, score = tuple(drawings[series[0].series_uid]), result.uncertainty.score
-            cases.append(SeriesCase(folder.name, series, task, drawn, folder, score))
+            name = _free_name(folder.name, cases)
+            cases[name] = SeriesCase(name, series, task, drawn, folder, score)
     if predictions and not cases:
         remedy = "Give the folder that medseg-site predict --out wrote for series of this one"
         raise PredictionFolderError(predictions, f"no {RESULT} in it is of a series in {data}", remedy)
-    taken = {case.case_id for case in cases}
     for one in by_uid.values():
-        kind = re.sub(r"[^A-Z0-9]", "", one.modality) or "image"
-        name = next(name for n in count(1) if (name := f"{kind}-{n}") not in taken)
-        taken.add(name)
-        cases.append(SeriesCase(name, (one,), task, tuple(drawings[one.series_uid])))
-    return tuple(cases)
+        name = _free_name(f"{one.modality or 'image'}-1", cases)
+        cases[name] = SeriesCase(name, (one,), task, tuple(drawings[one.series_uid]))
+    return tuple(cases.values())
+
+
+def _free_name(wanted: str, taken: Collection[str]) -> str:
+    """A name that is safe in an address: what is wanted, as far as that goes, with a number where it is taken."""
+    safe = _UNSAFE.sub("_", wanted).strip("_.-")[:64] or "case"
+    stem = safe.removesuffix("-1")
+    return next(name for name in chain([safe], (f"{stem}-{n}" for n in count(2))) if name not in taken)
 
 
 def _results(folder: Path) -> Iterator[tuple[Path, _Result]]:
@@ -171,8 +178,7 @@ def _results(folder: Path) -> Iterator[tuple[Path, _Result]]:
         except (OSError, ValidationError):
             remedy = "Remove that folder, or let medseg-site predict write it anew"
             raise PredictionFolderError(folder, f"{path.name}/{RESULT} cannot be read", remedy) from None
-        if _NAME.fullmatch(path.name):
-            yield path, result
+        yield path, result
 
 
 def _label_map(segments: Sequence[tuple[str, Segment]], names: Sequence[str], picture: Picture) -> LabelMap:

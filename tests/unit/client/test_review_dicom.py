@@ -101,6 +101,15 @@ def test_a_held_case_has_no_prediction(scans, results):
     assert (found["truth"], found["prediction"], found["entropy"]) == (True, False, None)
 
 
+def test_drawings_under_other_names_than_the_predictions_are_not_compared(scans, results):
+    (scans / "liver.dcm").unlink()
+    shutil.copy(DATA / "seg/partial_overlaps.dcm", scans)
+
+    found = told(answers_of(scans, results), "case/case-7/labels.json")
+
+    assert (found["comparable"], found["scores"]["dice"]) == (False, None)
+
+
 def test_a_task_names_the_segments(scans, results):
     task = {
         "name": "t",
@@ -129,6 +138,15 @@ def test_series_of_one_modality_are_numbered():
     cases = series_cases(DATA / "sts", None, None)
 
     assert [case.case_id for case in cases] == ["CT-1", "MR-1", "PT-1", "CT-2", "MR-2", "PT-2"]
+
+
+def test_a_folder_of_any_name_becomes_one_that_is_safe_in_an_address(scans, results):
+    (results / "case-7").rename(results / "Müller, T1 (axial)")
+
+    (case,) = series_cases(scans, results, None)
+
+    assert case.case_id == "M_ller_T1_axial"
+    assert case.has_prediction
 
 
 def test_results_of_other_series_are_told(results):

@@ -308,6 +308,16 @@ def test_a_value_that_nothing_names_is_a_label_by_its_number(folder):
     assert told(Answers(material_of(folder)), "case/a/labels.json")["names"] == ["value_1", "value_2"]
 
 
+def test_values_that_nothing_says_to_be_the_same_are_not_compared(folder):
+    write_grid(folder / "labels/a.nii.gz", np.where(make_truth() > 0, 255, 0).astype(np.uint8))
+
+    found = told(Answers(material_of(folder)), "case/a/labels.json")
+
+    assert not found["comparable"]
+    assert (found["scores"]["dice"], found["names"]) == (None, ["core", "rim", "value_255"])
+    assert "differs" not in found["along"][0]
+
+
 def test_a_task_says_which_values_are_one_label(tmp_path):
     truth = np.where(make_truth() > 0, 255, 0).astype(np.uint8)
     task = {"name": "t", "spatial_dims": 3, "channels": [{"name": "ct"}], "labels": {"all": "nonzero"}}
