@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -69,18 +70,20 @@ def dataset(sop_class: str, instance: str) -> Dataset:
 
 def change(made: Dataset, **attributes: Any) -> Dataset:
     """The dataset with other attributes; None takes one away."""
-    for keyword, value in attributes.items():
-        if value is None:
-            del made[keyword]
-        else:
-            setattr(made, keyword, value)
+    with disable_value_validation():
+        for keyword, value in attributes.items():
+            if value is not None:
+                setattr(made, keyword, value)
+            elif keyword in made:
+                del made[keyword]
     return made
 
 
 def save(made: Dataset, path: Path) -> Path:
     """The object as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
+    with disable_value_validation():
+        made.save_as(path, enforce_file_format=True)
     return path
 
 
