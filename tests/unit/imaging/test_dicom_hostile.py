@@ -2,6 +2,7 @@
 
 import re
 import struct
+import sys
 import zlib
 from io import BytesIO
 
@@ -30,6 +31,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
     SegmentationStorage,
 )
@@ -238,6 +240,32 @@ def test_another_transfer_syntax_than_the_bytes_have_is_refused(tmp_path, syntax
         assert_sentence(error, fault)
     else:  # pydicom saw through it
         np.testing.assert_array_equal(volume.voxels[0, ..., 0], stored(0).T)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_compressed_pixels_are_a_sentence_or_an_image_and_end_no_process(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    made = make_slice(pixels=rng.integers(0, 4000, (64, 64)).astype(np.uint16))
+    made.compress(JPEGLSLossless, generate_instance_uid=False)
+    path = save(made, tmp_path / "a.dcm")
+    data = bytearray(path.read_bytes())
+    for at in rng.integers(data.rindex(b"\xff\xd8") + 20, len(data) - 20, 3):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+
+    try:
+        read_series(only_series(tmp_path))
+    except DicomError as error:
+        assert_sentence(error, "its pixels cannot be decoded as its header says")
+
+
+def test_a_decoder_that_crashes_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    write_series(tmp_path, 1, alter=lambda k, made: made.compress(RLELossless, generate_instance_uid=False))
+
+    with pytest.raises(DicomError) as refusal:
+        read_series(only_series(tmp_path))
+    assert_sentence(refusal.value, "its pixels cannot be decoded as its header says")
 
 
 BROKEN_ENHANCED = {
