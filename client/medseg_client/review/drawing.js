@@ -39,7 +39,11 @@ function outline(labels, width, height, value) {
   return path;
 }
 
-const labelsIn = (labels) => [...new Set(labels)].filter((value) => value > 0);
+function labelsIn(labels) {
+  const seen = new Uint8Array(256);
+  for (let n = 0; n < labels.length; n++) seen[labels[n]] = 1;
+  return [...seen.keys()].filter((value) => value > 0 && seen[value]);
+}
 
 function isThin(labels, width) {  // as vessels are: edge² / inside is 4π for a disc
   let inside = 0, edge = 0;
@@ -64,7 +68,11 @@ function paintImage(view) {
   return view.image;
 }
 
-function paintFill(view) {
+function paintFill(view) {  // anew only where something changed: a large radiograph takes a while
+  const settings = ["truth", "prediction", "entropy"].map((kind) => [$(`${kind}-shown`).checked, $(`${kind}-fill`).value]);
+  const key = JSON.stringify([settings, [...state.hidden], isSingle()]);
+  if (view.filled.of === view.drawn && view.filled.key === key) return view.fill;
+  view.filled = { of: view.drawn, key };
   const [width, height] = view.size, context = sized(view.fill, width, height);
   const pixels = context.createImageData(width, height), data = pixels.data;
   if ($("entropy-shown").checked && view.drawn.entropy) paintEntropy(view.drawn.entropy, data);

@@ -13,7 +13,7 @@ class View {
     this.extent = this.figure.querySelector(".extent");
     this.image = document.createElement("canvas");
     this.fill = document.createElement("canvas");
-    [this.zoom, this.centre, this.drawn, this.isBusy] = [1, null, null, false];
+    [this.zoom, this.centre, this.drawn, this.isBusy, this.filled] = [1, null, null, false, {}];
     this.canvas.setAttribute("aria-label", `${plane} plane`);
     this.slider.setAttribute("aria-label", `Slice of the ${plane} plane`);
     this.slider.addEventListener("input", () => moveTo(this.axis, Number(this.slider.value)));
