@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import click
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from medseg_client.process_commands import stop_on_signals
 
@@ -104,7 +106,11 @@ def _material_of_series(
     from medseg_client.review.series_cases import series_cases
     from medseg_core.cohort.manifest import read_cohort
 
-    cases = series_cases(data, predictions, task)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("files", total=None)
+        cases = series_cases(
+            data, predictions, task, progress=lambda done, n: progress.update(bar, completed=done, total=n)
+        )
     if not cases:
         read_cohort(data, task)
     if segment is not None:

@@ -7,7 +7,7 @@ PREDICTIONS/NAME/entropy.nii.gz      map of uncertainty, if there is one
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -131,12 +131,19 @@ class _Result(BaseModel):
     uncertainty: _Uncertainty = _Uncertainty()
 
 
-def series_cases(data: Path, predictions: Path | None, task: Task | None) -> tuple[SeriesCase, ...]:
+def series_cases(
+    data: Path,
+    predictions: Path | None,
+    task: Task | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[SeriesCase, ...]:
     """The cases that `predict` left results of, by their names; every other series as MODALITY-1 and so on.
 
+    `progress` is told files looked at and files in all.
     Raises NotDicomError, PredictionFolderError.
     """
-    found = scan(data)
+    found = scan(data, progress=progress)
     by_uid = {one.series_uid: one for one in found.series}
     drawings: dict[str, list[Series]] = defaultdict(list)
     for drawing in (*found.segmentations, *found.structures):
