@@ -53,13 +53,14 @@ def review(
     from medseg_client.review.server import ReviewServer
     from medseg_core.config import read_experiment
 
-    stop = stop_on_signals()
     task = read_experiment(experiment).task if experiment else None
     segment = None
     if model is not None:
         task, segment = _segmenting(model, device)
     material = _material(data, predictions, scores, task, segment)
-    typer.echo(f"{len(material.cases)} cases. This page stays on this machine; each address opens it once:")
+    n = len(material.cases)
+    typer.echo(f"{n} case{'s' * (n != 1)}. This page stays on this machine; each address opens it once:")
+    stop = stop_on_signals()
     server = ReviewServer(port, with_page(Answers(material).answer), tell=typer.echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while not stop.wait(LOOK_S):
