@@ -13,6 +13,7 @@ import typer
 
 from medseg_client.ledger_commands import ledger_app
 from medseg_client.process_commands import Folder, bridge, stop_on_signals, trainer, tunnel
+from medseg_client.review.command import review
 from medseg_client.site_folder import Role, SiteFolder, SiteSettings
 from medseg_core.commands.program import make_app, run_program
 from medseg_core.config import parse_document, read_experiment
@@ -304,8 +305,8 @@ def leave(
     typer.echo(f"site {name} has left. Tell the coordinator, who runs: medseg-server revoke DIR {name}")
 
 
-for process in (trainer, bridge, tunnel):
-    app.command()(process)
+for command in (review, trainer, bridge, tunnel):
+    app.command()(command)
 
 
 def main() -> None:
