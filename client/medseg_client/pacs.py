@@ -6,6 +6,7 @@ DIMSE. What is found and fetched names patients: it is for this site's own proce
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -176,11 +177,8 @@ class Pacs:
                 (folder / name).write_bytes(data)
                 on_file()
 
-            try:
+            with suppress(PacsUnreachableError):  # it answered a moment ago
                 self._link.get(series, sorted({c for c in listed.values() if c}), keep)
-            except PacsUnreachableError:
-                if not names:
-                    raise
             if not listed or missing_in(names, listed):
                 raise PacsTransferError(self.address, len(names), len(listed))
         return tuple(into / name for name in names.values())
