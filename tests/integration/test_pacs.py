@@ -1,6 +1,7 @@
 """A site and a real PACS, both ways: what is stored is found, what is found is fetched, faults are told."""
 
 import datetime as dt
+import gc
 import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ STRUCTURES, SEG = DICOM / "sts/STS_001/CT/mask", DICOM / "seg/liver.dcm"
 LABEL_MAP = DICOM / "seg/sparse-labelmap-ppv5.dcm"
 pytestmark = [
     pytest.mark.skipif(not DICOM.is_dir(), reason=f"the public data sets are not in {DICOM}"),
-    # pynetdicom 3.0 leaves a socket to the garbage collector where no connection comes about
+    # pynetdicom 3.0 leaves a socket to the garbage collector where no connection comes about: `collected`
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -43,6 +44,12 @@ pytestmark = [
 WAYS = {"DICOMweb": RealPacs.by_web, "DIMSE": RealPacs.by_dimse}
 both_ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 Way = Callable[..., Pacs]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
