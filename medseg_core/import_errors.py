@@ -51,6 +51,28 @@ class NoLabelsError(CaseError):
         super().__init__(case_id, fault, remedy)
 
 
+class RepeatedLabelError(CaseError):
+    """Two segments of a case are one label of the task: nothing says which is meant."""
+
+    def __init__(self, case_id: str, label: str) -> None:
+        super().__init__(
+            case_id,
+            f"two segments on its images are the label {label}",
+            "Keep one of them, or name the right one under [task] in the experiment",
+        )
+
+
+class SeparateSpacesError(CaseError):
+    """Channels of a case lie on different grids, and nothing says how these lie to each other."""
+
+    def __init__(self, case_id: str) -> None:
+        super().__init__(
+            case_id,
+            "its channels lie on different grids without a common frame of reference",
+            "Register them, and export the result as series of one frame of reference",
+        )
+
+
 class IncompleteImportError(DataError):
     """Some studies became no cases; those that did are usable."""
 

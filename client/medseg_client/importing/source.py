@@ -40,11 +40,14 @@ class Study:
 
 def studies_of(found: Scan) -> tuple[Study, ...]:
     """The studies with images in a scan, in the order of their UIDs."""
-    images, segmentations, structures = map(
-        _by_study, (found.series, found.segmentations, found.structures)
-    )
+    images, segmentations, structures = map(_by_study, (found.series, found.segmentations, found.structures))
     return tuple(
-        Study(uid, patient, images[uid, patient], *(k.get((uid, patient), ()) for k in (segmentations, structures)))
+        Study(
+            uid,
+            patient,
+            images[uid, patient],
+            *(k.get((uid, patient), ()) for k in (segmentations, structures)),
+        )
         for uid, patient in sorted(images)
     )
 
@@ -53,12 +56,13 @@ def _by_study(series: Sequence[Series]) -> dict[tuple[str, str], tuple[Series, .
     def key(one: Series) -> tuple[str, str]:
         return one.study_uid, one.patient_id
 
-    return {study: tuple(group) for study, group in groupby(sorted(series, key=lambda s: (*key(s), s.series_uid)), key)}
+    return {
+        study: tuple(group)
+        for study, group in groupby(sorted(series, key=lambda s: (*key(s), s.series_uid)), key)
+    }
 
 
-def scans(
-    sources: Sequence[str], pacs: Callable[[], Pacs], work: Path, watch: Watch
-) -> Iterator[Scan]:
+def scans(sources: Sequence[str], pacs: Callable[[], Pacs], work: Path, watch: Watch) -> Iterator[Scan]:
     """What is in folders and answers queries; the files of a scan may be gone when the next is asked for.
 
     `work` is a folder for what comes from the PACS, whose owner alone can enter it. Raises NoSourceError, PacsError

@@ -1,6 +1,6 @@
 """A study becomes a case: its series and what is drawn on them are read, checked as `check` does, and kept whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from medseg_core.assessment.pictured_slice import picture, picture_file
 from medseg_core.cohort.labels import file_values
 from medseg_core.cohort.loading import grid_faults, load_case
 from medseg_core.config import Task
-from medseg_core.dicom_errors import DicomError
+from medseg_core.dicom_errors import ForeignSegmentationError
 from medseg_core.imaging.dicom.scan import Series
 from medseg_core.imaging.dicom.segmentation import read_segmentation
 from medseg_core.imaging.dicom.segments import Segment
@@ -24,9 +24,7 @@ from medseg_core.imaging.dicom.structures import read_structures
 from medseg_core.imaging.geometry import resample_to
 from medseg_core.imaging.io import write_image
 from medseg_core.import_errors import NoLabelsError, NoPatientIdError, RepeatedLabelError, SeparateSpacesError
-from medseg_core.types import IGNORE, Case, Geometry, LoadedCase, Volume
-
-Classes = npt.NDArray[np.uint8]
+from medseg_core.types import Case, Geometry, LoadedCase, Volume
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,16 @@ class Importer:
         case_id = self.case_id(chosen)
         if not study.patient_id.strip():
             raise NoPatientIdError(case_id)
-        volumes = self._volumes(chosen, case_id)
-        reference = next(iter(volumes.values())).geometry
+        volumes = {number: read_series(series) for number, series in chosen.items()}
         classes = self._classes(study, chosen, volumes, case_id)
+        volumes, reference = _on_one_grid(chosen, volumes, case_id), classes.geometry
         names = {n: self.task.channels[n].name for n in volumes}
         images = {name: f"images/{case_id}_{name}.nii.gz" for name in names.values()}
         label = f"labels/{case_id}.nii.gz"
         with self.folder.filling() as part:
             for number, volume in volumes.items():
                 write_image(part / images[names[number]], _compact(volume.voxels[0]), reference)
-            write_image(part / label, file_values(self.task)[classes], reference)
+            write_image(part / label, file_values(self.task)[classes.voxels[0]], reference)
             missing = tuple(n for n in range(len(self.task.channels)) if n not in volumes)
             files = tuple(part / path for path in images.values())
             patient = self.names.patient(study.patient_id)
@@ -69,7 +67,7 @@ class Importer:
                 attributes=self._attributes(next(iter(chosen.values()))),
                 size=reference.shape,
                 spacing_mm=reference.spacing_mm,
-                volumes_ml=self._volumes_ml(classes, reference),
+                volumes_ml=self._volumes_ml(classes),
                 warnings=tuple(text.removeprefix(f"case {case_id}: ") for text in loaded.warnings),
             )
             self._draw(loaded, part)
@@ -80,45 +78,30 @@ class Importer:
         """The name of the case that series make."""
         return self.names.case(series.series_uid for series in chosen.values())
 
-    def _volumes(self, chosen: Mapping[int, Series], case_id: str) -> dict[int, Volume]:
-        """Each channel on the grid of the first. Raises SeparateSpacesError where no common space is told."""
-        found: dict[int, Volume] = {}
-        first: Series | None = None
-        for number, series in chosen.items():
-            volume = read_series(series)
-            if first is not None:
-                grid = next(iter(found.values())).geometry
-                space = first.frame_of_reference_uid
-                if list(grid_faults(volume.geometry, grid, names=("", ""), case_id=case_id)):
-                    if not space or space != series.frame_of_reference_uid:
-                        raise SeparateSpacesError(case_id)
-                    volume = resample_to(volume, grid, is_label=False)
-                volume = Volume(volume.voxels, grid)
-            found[number], first = volume, first or series
-        return found
-
     def _classes(
         self, study: Study, chosen: Mapping[int, Series], volumes: Mapping[int, Volume], case_id: str
-    ) -> Classes:
-        """The label map on the grid of the first channel; of labels that overlap the later in the task wins."""
-        reference = next(iter(volumes.values())).geometry
-        masks, found = dict[int, npt.NDArray[np.bool_]](), 0
+    ) -> Volume:
+        """The label map `(1, i, j[, k])` on the grid of the first channel; of labels that overlap the later wins.
+
+        Each drawing is read on the grid of the series that it was drawn on.
+        """
+        reference, masks, found = next(iter(volumes.values())).geometry, dict[int, Volume](), 0
         for number, series in chosen.items():
             grid = volumes[number].geometry
-            for path, read in _drawings(study, series):
-                for segment in read(path, grid, drawn_on=series):
-                    found += 1
-                    if (label := self._label(segment)) is None:
-                        continue
-                    if label in masks:
-                        raise RepeatedLabelError(case_id, list(self.task.labels)[label - 1])
-                    masks[label] = segment.mask
+            for segment in _segments(study, series, grid):
+                found += 1
+                if (label := self._label(segment)) is None:
+                    continue
+                if label in masks:
+                    raise RepeatedLabelError(case_id, list(self.task.labels)[label - 1])
+                mask = Volume(segment.mask[None].astype(np.uint8), grid)
+                masks[label] = resample_to(mask, reference, is_label=True)
         if not masks:
             raise NoLabelsError(case_id, found)
-        classes = np.zeros(reference.shape, np.uint8)
+        classes = np.zeros((1, *reference.shape), np.uint8)
         for label in sorted(masks):
-            classes[masks[label]] = label
-        return classes
+            classes[masks[label].voxels > 0] = label
+        return Volume(classes, reference)
 
     def _label(self, segment: Segment) -> int | None:
         """The class of a segment; None where the task does not ask for it."""
@@ -134,11 +117,12 @@ class Importer:
             "age_group": attributes.age_group(series.age_years),
         }
 
-    def _volumes_ml(self, classes: Classes, grid: Geometry) -> dict[str, float]:
+    def _volumes_ml(self, classes: Volume) -> dict[str, float]:
         """By label: millilitres, or pixels where the grid is flat or knows no millimetres."""
+        grid = classes.geometry
         is_physical = grid.spacing_mm is not None and len(grid.shape) == 3
         unit = float(np.prod(grid.spacing)) / 1000 if is_physical else 1.0
-        counts = np.bincount(classes.ravel(), minlength=self.task.n_classes)
+        counts = np.bincount(classes.voxels.ravel(), minlength=self.task.n_classes)
         return {name: round(int(counts[n]) * unit, 4) for n, name in enumerate(self.task.labels, start=1)}
 
     def _draw(self, loaded: LoadedCase, part: Path) -> None:
@@ -149,3 +133,39 @@ class Importer:
         shown = picture(loaded.image.voxels, loaded.label, nothing, spacing, channel=number)
         (part / "cases").mkdir()
         (part / "cases" / f"{loaded.case.case_id}.npz").write_bytes(picture_file(shown))
+
+
+def _segments(study: Study, series: Series, grid: Geometry) -> Iterator[Segment]:
+    """What is drawn on a series. Raises DicomError leaves, also for a drawing that names the series and does not fit."""
+    for read, drawings in ((read_segmentation, study.segmentations), (read_structures, study.structures)):
+        for drawing in drawings:
+            if drawing.referenced_series_uids and series.series_uid not in drawing.referenced_series_uids:
+                continue
+            for path in drawing.files:
+                try:
+                    yield from read(path, grid, drawn_on=series)
+                except ForeignSegmentationError:
+                    if drawing.referenced_series_uids:
+                        raise
+
+
+def _on_one_grid(
+    chosen: Mapping[int, Series], volumes: Mapping[int, Volume], case_id: str
+) -> dict[int, Volume]:
+    """Each channel on the grid of the first. Raises SeparateSpacesError where nothing says how they lie to it."""
+    first, *_ = chosen
+    grid, space, found = volumes[first].geometry, chosen[first].frame_of_reference_uid, dict[int, Volume]()
+    for number, volume in volumes.items():
+        if any(grid_faults(volume.geometry, grid, names=("", ""), case_id=case_id)):
+            if not space or space != chosen[number].frame_of_reference_uid:
+                raise SeparateSpacesError(case_id)
+            found[number] = resample_to(volume, grid, is_label=False)
+        else:
+            found[number] = Volume(volume.voxels, grid)
+    return found
+
+
+def _compact(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    """Whole numbers as such: half the size on disk, and read back equal."""
+    small = voxels.astype(np.int16) if np.abs(voxels).max() < 2**15 else voxels
+    return small if np.array_equal(small, voxels) else voxels
