@@ -62,6 +62,17 @@ class RepeatedLabelError(CaseError):
         )
 
 
+class AmbiguousChannelError(CaseError):
+    """Several series of a study fit one channel of a task with several."""
+
+    def __init__(self, case_id: str, channel: str, n_series: int) -> None:
+        super().__init__(
+            case_id,
+            f"{n_series} series of the study are channel {channel} by the task's rules",
+            "Narrow series under [task.channels] in the experiment, such as by description or slice thickness",
+        )
+
+
 class SeparateSpacesError(CaseError):
     """Channels of a case lie on different grids, and nothing says how these lie to each other."""
 

@@ -19,6 +19,7 @@ from medseg_core.dicom_errors import ForeignSegmentationError
 from medseg_core.imaging.dicom.scan import Series
 from medseg_core.imaging.dicom.segmentation import read_segmentation
 from medseg_core.imaging.dicom.segments import Segment
+from medseg_core.imaging.dicom.selection import label_of
 from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.dicom.structures import read_structures
 from medseg_core.imaging.geometry import resample_to
@@ -104,8 +105,9 @@ class Importer:
         return Volume(classes, reference)
 
     def _label(self, segment: Segment) -> int | None:
-        """The class of a segment; None where the task does not ask for it."""
-        raise NotImplementedError
+        """The class of a segment; None where the task does not ask for it, or nobody here draws it."""
+        label = label_of(segment, self.task)
+        return None if label in self.task.not_annotated else label
 
     def _attributes(self, series: Series) -> dict[str, str]:
         return {
@@ -136,7 +138,7 @@ class Importer:
 
 
 def _segments(study: Study, series: Series, grid: Geometry) -> Iterator[Segment]:
-    """What is drawn on a series. Raises DicomError leaves, also for a drawing that names the series and does not fit."""
+    """What is drawn on a series. Raises DicomError leaves: a drawing that names the series has to fit it."""
     for read, drawings in ((read_segmentation, study.segmentations), (read_structures, study.structures)):
         for drawing in drawings:
             if drawing.referenced_series_uids and series.series_uid not in drawing.referenced_series_uids:
