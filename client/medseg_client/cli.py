@@ -188,7 +188,9 @@ def roll_back_model(folder: Folder) -> None:
 def import_dicom(
     source: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE", help="Folder of DICOM, or pacs:KEY=VALUE,KEY=VALUE; several are joined."),
+        typer.Argument(
+            metavar="SOURCE", help="Folder of DICOM, or pacs:KEY=VALUE,KEY=VALUE; several are joined."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for manifest.csv, images, labels and the page.")],
     task: Annotated[

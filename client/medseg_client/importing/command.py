@@ -38,11 +38,10 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
             record = PrivateRecord(site.imports)
         except OSError as error:
             raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
-        tally = Tally()
+        importer = Importer(task, names, folder, settings.name)
         with _Bars() as bars:
             found = scans(sources, lambda: pacs_of(site), site.imports / "fetched", bars)
-            for tally in import_all(found, Importer(task, names, folder, settings.name), record):
-                bars.study()
+            tally = import_all(found, importer, record, bars.study)
     _tell(tally, folder)
 
 
@@ -74,7 +73,9 @@ class _Bars:
     """Bars for headers, files from the PACS and studies; each appears when there is something to count."""
 
     def __init__(self) -> None:
-        self._progress = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
+        self._progress = Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)
+        )
         self._ids: dict[str, TaskID] = {}
 
     def __enter__(self) -> "_Bars":

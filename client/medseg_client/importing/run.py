@@ -1,7 +1,7 @@
 """All studies of the sources, one after the other: cases kept, the rest told, then the list and the page."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,8 +28,10 @@ class Tally:
     unused: Counter[str] = field(default_factory=Counter)
 
 
-def import_all(scans: Iterable[Scan], importer: Importer, record: PrivateRecord) -> Iterator[Tally]:
-    """Import every study; yields the tally so far after each. List and page are written however it ends.
+def import_all(
+    scans: Iterable[Scan], importer: Importer, record: PrivateRecord, on_study: Callable[[], None]
+) -> Tally:
+    """Import every study. List and page are written however it ends.
 
     Raises PacsError, StorageError leaves.
     """
@@ -43,7 +45,8 @@ def import_all(scans: Iterable[Scan], importer: Importer, record: PrivateRecord)
             _note_orphans(found, {study.study_uid for study in studies}, record, tally)
             for study in studies:
                 _import_study(study, importer, record, tally)
-                yield tally
+                on_study()
+    return tally
 
 
 @contextmanager
