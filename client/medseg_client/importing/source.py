@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
 from medseg_core.imaging.dicom.scan import Scan, Series, scan
@@ -14,6 +14,7 @@ from medseg_core.import_errors import NoSourceError
 LABELS = ("SEG", "RTSTRUCT")  # modalities of what is drawn on images
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Who is told how far things are."""
 
