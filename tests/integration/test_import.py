@@ -15,6 +15,8 @@ from waiting import wait_until
 from medseg_client.machine_check import check_data
 from medseg_client.pacs_settings import PacsSettings
 from medseg_client.site_folder import SiteFolder
+from medseg_core.cohort.checks import check_cohort
+from medseg_core.cohort.manifest import read_cohort
 from medseg_core.config import read_experiment
 from medseg_core.imaging.dicom.scan import scan
 from medseg_core.imaging.dicom.series import read_series
@@ -81,6 +83,29 @@ def test_a_pacs_gives_the_cases_that_a_folder_gives_by_either_protocol(tmp_path:
     ]
     (image,) = [image for image in images if image.geometry.shape == expected.geometry.shape]
     assert (image.voxels == expected.voxels).all()
+
+
+PET_CT = SARCOMA.replace(
+    'name = "t1"\nmodality = "MR"',
+    'name = "ct"\nmodality = "CT"\n[[task.channels]]\nname = "pet"\nmodality = "PET"',
+)
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason=f"the public data sets are not in {DICOM}")
+def test_ct_and_pet_of_a_study_are_one_case_on_the_grid_of_the_first(tmp_path: Path) -> None:
+    site = make_importing_site(tmp_path, data=tmp_path / "out")
+    (tmp_path / "experiment.toml").write_text(PET_CT)
+    done = run(site, tmp_path / "out", DICOM / "sts/STS_001")
+    assert done.returncode == 0, done.stderr
+    cohort = read_cohort(tmp_path / "out", read_experiment(tmp_path / "experiment.toml").task)
+    assert check_cohort(cohort, read_experiment(tmp_path / "experiment.toml").task).is_sound
+    (ct,) = scan(DICOM / "sts/STS_001/CT/image").series
+    (case,) = cohort.cases
+    images = [read_image(path, spatial_dims=3, channels=1, case_id="x") for path in case.images]
+    expected = read_series(ct)
+    assert (images[0].voxels == expected.voxels).all()
+    assert images[1].geometry.shape == expected.geometry.shape
+    assert case.attributes["modality"] == "CT"
 
 
 def test_a_pacs_that_is_away_is_a_sentence_and_keeps_what_was_there(tmp_path: Path) -> None:
