@@ -1,5 +1,5 @@
 # For a fresh machine: `make demo`, `make federation` and `make test`. Python 3.11 and make are all that is needed; nginx,
-# the gateway of a federation, and for the tests chromium are installed with apt where they are missing.
+# the gateway of a federation, and for the tests chromium and Orthanc, a PACS, are installed with apt where they are missing.
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a package index for torch: a CPU or a CUDA build
 #   PYTHON=python3.11                                  the interpreter to start from
 PYTHON ?= python3
@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo federation images federation-containers test-containers nginx chromium proto install install-dev test quick lint format benchmark-accuracy clean
+.PHONY: demo federation images federation-containers test-containers nginx chromium orthanc proto install install-dev test quick lint format benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
@@ -44,6 +44,12 @@ chromium:  # a real browser for the tests of pages
 	@command -v chromium >/dev/null \
 	  || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq --yes --no-install-recommends chromium; }
 
+orthanc:  # a PACS, for tests
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v Orthanc >/dev/null \
+	  && PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v dciodvfy >/dev/null \
+	  || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq --yes --no-install-recommends \
+	       orthanc orthanc-dicomweb dcmtk dicom3tools; }
+
 install: $(VENV)/.simulation
 install-dev: $(VENV)/.dev
 
@@ -60,7 +66,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.simulation
 
-test: quick nginx chromium
+test: quick nginx chromium orthanc
 	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 2 --dist loadgroup
 
 quick: install-dev
