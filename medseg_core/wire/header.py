@@ -38,6 +38,8 @@ GAIN = (
     "validation_gain"  # in a train reply: how much higher the site's own model scores than the one that came
 )
 PERSONAL = "personal:"  # before a test figure: of the site's own model; no label's name has a colon
+SCOPE = "scope:"  # before a figure beside those of the test: of cases and uncertainties that a model is for
+SCOPE_WANTED = "scope"  # a count, 1, in a test request: tell them, too
 _SPLITS: dict[Kind, tuple[Split | None, ...]] = {
     "describe": (None,),
     "train": (None, "validation"),
