@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo federation images federation-containers test-containers nginx proto install install-dev test quick lint format benchmark-accuracy clean
+.PHONY: demo federation images federation-containers test-containers nginx orthanc proto install install-dev test quick lint format benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
@@ -40,6 +40,12 @@ nginx:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v nginx >/dev/null \
 	  || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq --yes --no-install-recommends nginx-light; }
 
+orthanc:  # a PACS, for tests
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v Orthanc >/dev/null \
+	  && PATH="$$PATH:/usr/local/sbin:/usr/sbin" command -v dciodvfy >/dev/null \
+	  || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -qq --yes --no-install-recommends \
+	       orthanc orthanc-dicomweb dcmtk dicom3tools; }
+
 install: $(VENV)/.simulation
 install-dev: $(VENV)/.dev
 
@@ -56,7 +62,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.simulation
 
-test: quick nginx
+test: quick nginx orthanc
 	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 2 --dist loadgroup
 
 quick: install-dev

@@ -8,6 +8,7 @@
     ├── WireError          an envelope is not acceptable; carries a refusal code
     ├── UpdateError        a client update must not be added
     ├── RunError           a run cannot start, go on or be resumed
+    ├── PacsError          the hospital's PACS cannot be used as asked (pacs_errors.py)
     └── StorageError       a folder cannot be written or read
 
 Each leaf carries its facts and builds its own message: what, where, got against expected, what to do.

@@ -234,8 +234,8 @@ class EnclosureError(RunError):
         )
 
 
-class ProxyLoginError(StorageError):
-    """The login for a hospital's HTTP proxy cannot be used. The message never holds it."""
+class LoginFileError(StorageError):
+    """A login for a machine of the hospital (HTTP proxy, PACS) cannot be used. The message never holds it."""
 
     def __init__(self, path: Path, fault: str) -> None:
         self.fault = fault

@@ -20,8 +20,8 @@ from medseg_client.upstream_proxy import open_tunnel, proxy_of
 from medseg_core.errors import MedsegError
 from medseg_core.federation_errors import (
     EnrolmentError,
+    LoginFileError,
     NotJoinedError,
-    ProxyLoginError,
     ProxyRefusedError,
 )
 from medseg_core.wire.enrolment import GATEWAY_NAME, SiteKit
@@ -110,7 +110,7 @@ def _proxy(folder: SiteFolder, kit: SiteKit) -> Finding:
         proxy = proxy_of(folder)
         assert proxy is not None
         open_tunnel(proxy, kit.address, timeout_s=PATIENCE_S).close()
-    except ProxyLoginError as error:
+    except LoginFileError as error:
         return fault(topic, "the login for the proxy cannot be used", "", detail=str(error))
     except ProxyRefusedError as error:
         return fault(topic, f"the proxy {error.fault}", error.remedy)

@@ -1,7 +1,8 @@
 """A hospital's folder: settings, keys, what it agreed to. Each process reads it at its edge.
 
 site.toml              name, data, device, [policy]; for people to edit
-keys/                  signing.key, node.key, tls.key: never leave; proxy.login, if the HTTP proxy asks for one
+keys/                  signing.key, node.key, tls.key: never leave; proxy.login and pacs.login, if those ask for one;
+                       pseudonym.key: what makes case and patient ids of an import
 NAME.request.json      for the coordinator
 kit.json               from the coordinator
 approved/SHA256.toml   experiments that this hospital agreed to train
@@ -27,6 +28,7 @@ import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AfterValidator, Field
 
+from medseg_client.pacs_settings import DicomWeb, PacsSettings
 from medseg_client.policy import Policy
 from medseg_core.config import (
     Experiment,
@@ -40,7 +42,7 @@ from medseg_core.config import (
     read_toml,
 )
 from medseg_core.errors import ExperimentFileError
-from medseg_core.federation_errors import NoSiteFolderError, NotJoinedError, ProxyLoginError
+from medseg_core.federation_errors import LoginFileError, NoSiteFolderError, NotJoinedError
 from medseg_core.files import write_atomic
 from medseg_core.wire.enrolment import SiteKit, read_kit, read_request
 from medseg_core.wire.header import Name
@@ -107,6 +109,7 @@ class SiteSettings(Section):
         default_factory=dict
     )  # by task, of label files that differ from it
     policy: Policy = Policy()
+    pacs: PacsSettings | None = None  # no import from a PACS
     accounts: Accounts | None = None  # all roles run as whoever starts them
 
     def task_here(self, task: Task) -> Task:
@@ -121,6 +124,8 @@ class SiteSettings(Section):
         values = self.model_dump(mode="json")
         values |= values.pop("policy")
         text = (resources.files("medseg_client") / "site.toml").read_text(encoding="utf-8")
+        values.pop("pacs")
+        text = text.replace("@pacs@\n", _pacs_toml(self.pacs))
         named = values.pop("accounts")
         accounts = f"[accounts]\n{tomli_w.dumps(named or Accounts().model_dump())}"
         text = text.replace(
@@ -140,14 +145,18 @@ class SiteFolder:
 
     @property
     def settings(self) -> SiteSettings:
-        """site.toml. Raises NoSiteFolderError, ExperimentFileError, ProxyLoginError."""
+        """site.toml. Raises NoSiteFolderError, ExperimentFileError, LoginFileError."""
         path = self.root / "site.toml"
         if not path.is_file():
             raise NoSiteFolderError(self.root)
         document = read_toml(path)
         if "@" in str(document.get("upstream_proxy", "")):  # before anything could show it
             fault = "USER:PASSWORD belongs here, mode 0600, and not into upstream_proxy in site.toml"
-            raise ProxyLoginError(self.proxy_login, fault)
+            raise LoginFileError(self.proxy_login, fault)
+        if "@" in str(document.get("pacs", "")):
+            raise LoginFileError(
+                self.pacs_login, "USER:PASSWORD belongs here, mode 0600, and not into site.toml"
+            )
         return parse_document(SiteSettings, document, source=str(path))
 
     def key(self, name: str) -> Path:
@@ -158,6 +167,11 @@ class SiteFolder:
     def proxy_login(self) -> Path:
         """Who we are to the hospital's HTTP proxy, if it asks."""
         return self.root / "keys" / "proxy.login"
+
+    @property
+    def pacs_login(self) -> Path:
+        """Who we are to the hospital's PACS, if it asks: DICOMweb alone."""
+        return self.root / "keys" / "pacs.login"
 
     @property
     def request(self) -> Path:
@@ -255,6 +269,13 @@ class ApprovedExperiments(Mapping[str, Experiment]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _pacs_toml(pacs: PacsSettings | None) -> str:
+    """[pacs] as site.toml has it: without a PACS an example, as comments."""
+    shown = pacs or PacsSettings(dicomweb=DicomWeb(url="https://pacs.hospital.example/dicom-web"))
+    text = f"[pacs]\n{tomli_w.dumps({'pacs': shown.model_dump(mode='json', exclude_none=True)})}"
+    return text if pacs else re.sub("(?m)^", "# ", text.rstrip()) + "\n"
 
 
 def _toml(value: Any) -> str:

@@ -7,18 +7,17 @@ import asyncio
 import base64
 import contextlib
 import socket
-import stat
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from medseg_client.forwarding import Streams, forward
+from medseg_client.login_file import read_login
 from medseg_client.site_folder import Role, SiteFolder
-from medseg_core.federation_errors import ProxyLoginError, ProxyRefusedError
+from medseg_core.federation_errors import ProxyRefusedError
 
 ANSWER_BYTES_MAX = 16 * 1024  # of a proxy's answer up to its empty line; some add long pages after it
-LOGIN_BYTES_MAX = 1024
 
 
 @dataclass(frozen=True)
@@ -38,31 +37,14 @@ class Proxy:
 
 
 def proxy_of(folder: SiteFolder) -> Proxy | None:
-    """The proxy that site.toml names. Raises ProxyLoginError."""
+    """The proxy that site.toml names. Raises LoginFileError."""
     url = folder.settings.upstream_proxy
     if url is None:
         return None
     parts = urlsplit(url)
     assert parts.hostname is not None, "site.toml was checked"
     assert parts.port is not None, "site.toml was checked"
-    return Proxy(parts.hostname, parts.port, _login(folder.proxy_login))
-
-
-def _login(path: Path) -> str | None:
-    """USER:PASSWORD in a file that its owner alone can read; None where there is no file. Raises ProxyLoginError."""
-    try:
-        with path.open("rb") as file:
-            mode, data = path.stat().st_mode, file.read(LOGIN_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ProxyLoginError(path, error.strerror or "cannot be read") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ProxyLoginError(path, "can be read by others than its owner: chmod 600")
-    login = data.decode("utf-8", "replace").rstrip("\r\n")
-    if ":" not in login or not login.isprintable() or len(data) > LOGIN_BYTES_MAX:
-        raise ProxyLoginError(path, "is not one line USER:PASSWORD")
-    return login
+    return Proxy(parts.hostname, parts.port, read_login(folder.proxy_login))
 
 
 def require_tunnel(answer: bytes, address: str) -> None:
@@ -91,7 +73,7 @@ def open_tunnel(proxy: Proxy, address: str, *, timeout_s: float) -> socket.socke
 
 
 def run_tunnel(folder: SiteFolder, stop: threading.Event) -> None:
-    """Pass on what nginx sends to the tunnel's socket, through the proxy to the gateway. Raises ProxyLoginError."""
+    """Pass on what nginx sends to the tunnel's socket, through the proxy to the gateway. Raises LoginFileError."""
     proxy = proxy_of(folder)
     assert proxy is not None, "started for a site without a proxy"
 

@@ -1,6 +1,5 @@
 """Scores of one model on a site's cases: quick Dice for validation, everything for the test."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 from torch import nn
 
 from medseg_core.assessment.metrics import OPTIONAL_METRICS, score_case
+from medseg_core.assessment.pictured_slice import picture, picture_file
 from medseg_core.assessment.scores import CaseScores, summarise
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.reading import Reading
@@ -50,10 +50,12 @@ def evaluate_test(
         prediction = segment_original(network, case, experiment)
         image, truth = original_arrays(case, experiment)
         scores.append(score_prediction(case, prediction, truth, experiment))
-        pictures[case.case.case_id] = _picture(image, truth, prediction, case)
+        channel = next(n for n in range(len(image)) if n not in case.case.missing)
+        spacing = case.original.spacing
+        pictures[case.case.case_id] = picture(image, truth, prediction, spacing, channel=channel)
     ranked = sorted(scores, key=lambda s: (-s.dice, s.case_id))
     shown = {ranked[i].case_id for i in (0, len(ranked) // 2, len(ranked) - 1)} if ranked else set()
-    return TestResult(tuple(scores), {name: _npz(p) for name, p in pictures.items() if name in shown})
+    return TestResult(tuple(scores), {name: picture_file(p) for name, p in pictures.items() if name in shown})
 
 
 def site_figures(cases: Sequence[CaseScores], experiment: Experiment) -> dict[str, float | None]:
@@ -115,35 +117,3 @@ def _mean_dice(
     sizes = table.sum(0) + table.sum(1)
     dice = np.where(sizes > 0, 2 * np.diag(table) / np.maximum(sizes, 1), 1.0)
     return float(np.delete(dice, [0, *not_annotated]).mean())
-
-
-def _picture(
-    image: npt.NDArray[np.float32], truth: LabelMap, prediction: LabelMap, case: PreprocessedCase
-) -> dict[str, npt.NDArray[np.generic]]:
-    """The slice with most foreground: image uint8 `(i, j[, 3])`, truth, prediction, aspect.
-
-    The aspect is the height of a pixel by its width.
-    """
-    spacing = case.original.spacing
-    if truth.ndim == 3:
-        areas = ((truth > 0) & (truth != IGNORE)).sum((0, 1))
-        if not areas.any():
-            areas = (prediction > 0).sum((0, 1))
-        k = int(areas.argmax()) if areas.any() else truth.shape[2] // 2
-        image, truth, prediction = image[..., k], truth[..., k], prediction[..., k]
-    first = next(n for n in range(len(image)) if n not in case.case.missing)
-    shown = image if image.shape[0] == 3 else image[first : first + 1]
-    low, high = np.percentile(shown, (0.5, 99.5), axis=(1, 2), keepdims=True)
-    grey = np.clip((shown - low) / np.maximum(high - low, 1e-8) * 255, 0, 255).astype(np.uint8)
-    return {
-        "image": np.moveaxis(grey, 0, -1) if len(grey) == 3 else grey[0],
-        "truth": truth,
-        "prediction": prediction,
-        "aspect": np.float64(spacing[1] / spacing[0]),
-    }
-
-
-def _npz(picture: dict[str, npt.NDArray[np.generic]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **picture)
-    return buffer.getvalue()

@@ -19,7 +19,7 @@ from medseg_client.joining import accept
 from medseg_client.site_folder import Role, SiteFolder
 from medseg_client.upstream_proxy import open_tunnel, proxy_of, run_tunnel, tunnel_socket
 from medseg_core.errors import ExperimentFileError
-from medseg_core.federation_errors import ProxyLoginError, ProxyRefusedError
+from medseg_core.federation_errors import LoginFileError, ProxyRefusedError
 from medseg_core.supervision import free_ports
 from medseg_server.enrolling import enrol
 
@@ -265,7 +265,7 @@ def test_a_login_that_cannot_be_used_is_a_sentence_without_it(
     site: SiteFolder, login: str, mode: int, said: str
 ) -> None:
     name_proxy(site, "http://proxy:3128", login, mode)
-    with pytest.raises(ProxyLoginError) as caught:
+    with pytest.raises(LoginFileError) as caught:
         proxy_of(site)
     assert said in str(caught.value)
     assert "pass\r" not in str(caught.value)
@@ -282,6 +282,6 @@ def test_what_is_no_proxy_is_refused(site: SiteFolder, url: str) -> None:
 
 def test_a_password_in_site_toml_is_refused_and_not_shown(site: SiteFolder) -> None:
     name_proxy(site, "http://radiology:sesame@proxy:3128")
-    with pytest.raises(ProxyLoginError, match=r"proxy.login: USER:PASSWORD belongs here") as caught:
+    with pytest.raises(LoginFileError, match=r"proxy.login: USER:PASSWORD belongs here") as caught:
         _ = site.settings
     assert "sesame" not in str(caught.value)

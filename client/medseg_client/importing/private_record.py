@@ -1,0 +1,56 @@
+"""Who is who: the site's own record of an import, in a folder that its owner alone can enter. It never leaves.
+
+import/names.csv      case -> patient and series, of every import
+import/left_out.csv   what the last import left out: file or series -> why
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from medseg_core.files import write_atomic
+
+_NAMES = ("case_id", "patient_id", "study_uid", "series_uids", "patient_pseudonym")
+_LEFT_OUT = ("what", "why")
+
+
+class PrivateRecord:
+    """The two lists, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError."""
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        self._names = {row[0]: row for row in _rows(folder / "names.csv")}
+        self._left_out: list[Sequence[str]] = []
+
+    def name(self, case_id: str, *, patient: str, patient_id: str, study: str, series: Iterable[str]) -> None:
+        """Note whom a case stands for."""
+        self._names[case_id] = (case_id, patient_id, study, " ".join(series), patient)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Note a file, or a series by its UID, that is not used."""
+        self._left_out.append((what, why))
+
+    def write(self) -> None:
+        """Raises UnusableFolderError."""
+        named = [self._names[case_id] for case_id in sorted(self._names)]
+        write_atomic(self._folder / "names.csv", _csv(_NAMES, named))
+        write_atomic(self._folder / "left_out.csv", _csv(_LEFT_OUT, self._left_out))
+
+
+def _rows(path: Path) -> list[Sequence[str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.reader(file) if len(row) == len(_NAMES)][1:]
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")

@@ -1,0 +1,71 @@
+"""What goes wrong while a hospital's DICOM becomes cases. No message holds an identifier or a path of the source."""
+
+from pathlib import Path
+
+from medseg_core.errors import CaseError, ConfigError, DataError, StorageError
+
+
+class OccupiedImportError(StorageError):
+    """The output folder is somebody's, or another import's."""
+
+    def __init__(self, folder: Path, held: str) -> None:
+        super().__init__(f"{folder} {held}. Choose another --out.")
+
+
+class NoTaskError(ConfigError):
+    """Nothing says which series and labels are wanted."""
+
+    def __init__(self, approved: int) -> None:
+        fault = f"{approved} experiments are approved here" if approved else "no experiment is approved here"
+        super().__init__(
+            f"{fault}, so that it is open which images to take. Name one with --task EXPERIMENT.toml."
+        )
+
+
+class NoSourceError(DataError):
+    """The source cannot be read."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"the source {fault}. Name a folder of DICOM files, or a query as pacs:KEY=VALUE.")
+
+
+class NoPatientIdError(CaseError):
+    """A study does not say of whom it is, so that patients could not be kept apart."""
+
+    def __init__(self, case_id: str) -> None:
+        super().__init__(
+            case_id,
+            "its headers have no patient ID, and training and test would share patients unseen",
+            "Export it with patient IDs, which do not leave this machine",
+        )
+
+
+class NoLabelsError(CaseError):
+    """A case has no segmentation of the task's labels."""
+
+    def __init__(self, case_id: str, found: int) -> None:
+        fault = "there is no DICOM SEG or RTSTRUCT of its images"
+        if found:
+            fault = f"none of the {found} segments drawn on its images is a label of the task"
+        remedy = "Draw and export them, or correct the names of segments under [task] in the experiment"
+        super().__init__(case_id, fault, remedy)
+
+
+class IncompleteImportError(DataError):
+    """Some studies became no cases; those that did are usable."""
+
+    def __init__(self, refused: int, imported: int, page: Path) -> None:
+        super().__init__(
+            f"{refused} left out with a fault, {imported} imported. {page} says why and what to do; this machine's "
+            "import/left_out.csv in the site's folder says which they are. Correct them and import again."
+        )
+
+
+class NothingImportedError(DataError):
+    """No study became a case, and none had a fault."""
+
+    def __init__(self, n_series: int) -> None:
+        super().__init__(
+            f"none of the {n_series} series found is what the task asks for. Compare the rules of [task] channels with "
+            "the series that the scanner makes, or name another source."
+        )
