@@ -86,7 +86,7 @@ def segment_case(model: LoadedModel, case: Case) -> Segmentation:
 
 def segment_prepared(model: LoadedModel, case: PreprocessedCase) -> LabelMap:
     """Label map of a preprocessed case on the grid of its file. Raises SegmentationMemoryError."""
-    with _memory_guard(case, next(model.network.parameters()).device):
+    with memory_guard(case, next(model.network.parameters()).device):
         return segment_original(model.network, case, model.experiment)
 
 
@@ -151,7 +151,7 @@ def _write_list(folder: Path, model: LoadedModel, done: list[dict[str, Any]]) ->
 
 
 @contextmanager
-def _memory_guard(case: PreprocessedCase, device: torch.device) -> Iterator[None]:
+def memory_guard(case: PreprocessedCase, device: torch.device) -> Iterator[None]:
     """Turn what allocators say into a sentence."""
     try:
         yield
