@@ -87,7 +87,9 @@ def predict_as_asked(
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
 
     if files := [text for text in sources if not is_of_series(text)]:
-        raise click.UsageError(f"{files[0]} is no folder and no query of the PACS; give files in a run of their own")
+        raise click.UsageError(
+            f"{files[0]} is no folder and no query of the PACS; give files in a run of their own"
+        )
     model = read_model(model_folder, personal)
     model.network.to(choose_device(device))
     if threshold_of(model.provenance.scope) is None:

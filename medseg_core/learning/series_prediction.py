@@ -62,7 +62,9 @@ class SeriesPrediction:
         """Held, though it may have been computed all the same; flagged; or neither."""
         if self.reasons:
             return "held"
-        is_flagged = self.drawn is not None and self.threshold is not None and self.drawn.score > self.threshold
+        is_flagged = (
+            self.drawn is not None and self.threshold is not None and self.drawn.score > self.threshold
+        )
         return "flagged" if is_flagged else "segmented"
 
     def to_json(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def sources_of(series: Series) -> Sources:
         return Sources(tuple(images[uid] for uid in uids), tuple(range(len(uids))))
     if len(uids) > 1:
         fault = f"it is {len(uids)} files of several frames, and a segmentation refers to one"
-        raise UnsupportedDicomError(str(series), fault, "Export it as one multi-frame object, or as single images")
+        raise UnsupportedDicomError(
+            str(series), fault, "Export it as one multi-frame object, or as single images"
+        )
     numbers = [reference.frame_number or 1 for reference in references]
     return Sources((images[uids[0]],), tuple(int(k) for k in np.argsort(numbers)))
