@@ -1,0 +1,94 @@
+"""Rescaled PET values become standardised uptake values by body weight, g/mL.
+
+SUV = activity concentration (Bq/mL) * body weight (g) / dose at the time that the image is corrected to (Bq).
+Source: QIBA, FDG-PET/CT profile, vendor-neutral pseudo-code for SUV.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from medseg_core.dicom_errors import MixedSeriesError, PetUnitsError
+from medseg_core.imaging.dicom.headers import item, number, read_header, text, words
+
+_KEYWORDS = (
+    "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime",
+    "AcquisitionDate", "AcquisitionTime", "RadiopharmaceuticalInformationSequence",
+)  # fmt: skip
+_LONGEST_WAIT_S = 30 * 86400  # zirconium-89 is imaged within two weeks
+
+
+def uptake_factor(files: Sequence[Path], where: str) -> float:
+    """What every rescaled value of the series is multiplied with to be an SUV. Raises DicomError leaves."""
+    headers = [read_header(path, _KEYWORDS) for path in files]
+    first = headers[0]
+    for keyword in ("Units", "DecayCorrection", "PatientWeight"):
+        if len({text(header, keyword) for header in headers}) > 1:
+            raise MixedSeriesError(where, keyword, ("one", "another"))
+    match text(first, "Units").upper():
+        case "GML":
+            if text(first, "SUVType").upper() not in ("", "BW"):
+                raise PetUnitsError(where, "its uptake values are not by body weight")
+            return 1.0
+        case "BQML":
+            weight = number(first, "PatientWeight", where) or 0.0
+            if not 0 < weight < 1000:
+                raise PetUnitsError(where, "the patient's weight is missing or makes no sense")
+            return weight * 1000 / _dose_bq(headers, where)
+    raise PetUnitsError(where, "its values are in units that are neither Bq/mL nor SUV")
+
+
+def _dose_bq(headers: Sequence[Dataset], where: str) -> float:
+    """Injected activity at the time that the image is corrected to. Raises PetUnitsError."""
+    first = headers[0]
+    tracer = item(first, "RadiopharmaceuticalInformationSequence", where)
+    dose = number(tracer, "RadionuclideTotalDose", where) or 0.0
+    if dose <= 0:
+        raise PetUnitsError(where, "the injected dose is missing")
+    corrected = text(first, "DecayCorrection").upper()
+    if "DECY" not in words(first, "CorrectedImage") or corrected not in ("START", "ADMIN"):
+        raise PetUnitsError(where, "it is not corrected for decay, or does not say to when")
+    if corrected == "ADMIN":
+        return dose
+    half_life_s = number(tracer, "RadionuclideHalfLife", where) or 0.0
+    elapsed_s = _elapsed_s(headers, tracer, where)
+    if half_life_s <= 0:
+        raise PetUnitsError(where, "the half-life of the tracer is missing")
+    return float(dose * 2 ** (-elapsed_s / half_life_s))
+
+
+def _elapsed_s(headers: Sequence[Dataset], tracer: Dataset, where: str) -> float:
+    """From the injection to the start of the scan: its first acquisition, however late the series was made."""
+    starts = [_moment(header, "Acquisition") or _moment(header, "Series") for header in headers]
+    known = [start for start in starts if start is not None]
+    if not known:
+        raise PetUnitsError(where, "the time of the scan is missing")
+    start = min(known)
+    injected = _parsed(text(tracer, "RadiopharmaceuticalStartDateTime"))
+    if injected is None:
+        clock = text(tracer, "RadiopharmaceuticalStartTime")
+        injected = _parsed(f"{start:%Y%m%d}{clock}") if clock else None
+        if injected is not None and injected > start:  # injected before midnight, scanned after
+            injected -= timedelta(days=1)
+    if injected is None:
+        raise PetUnitsError(where, "the time of injection is missing")
+    elapsed_s = (start - injected).total_seconds()
+    if not 0 <= elapsed_s < _LONGEST_WAIT_S:
+        raise PetUnitsError(where, "the injection is not within the 30 days before the scan")
+    return elapsed_s
+
+
+def _moment(header: Dataset, prefix: str) -> datetime | None:
+    return _parsed(text(header, f"{prefix}Date") + text(header, f"{prefix}Time"))
+
+
+def _parsed(told: str) -> datetime | None:
+    """DICOM's date with time, to the second; a time zone is not needed between two times of one scanner."""
+    found = re.match(r"\d{14}", told)
+    try:
+        return datetime.strptime(found[0], "%Y%m%d%H%M%S") if found else None
+    except ValueError:
+        return None

@@ -1,0 +1,99 @@
+"""Stored pixels of frames, one file in memory at a time; compressed ones by pydicom's decoders, checked before.
+
+A decoder allocates what the compressed bytes claim, whatever the header says, so both must claim the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID
+
+from medseg_core.dicom_errors import PixelDataError, UnsupportedDicomError
+from medseg_core.imaging.dicom.frames import Frame
+from medseg_core.imaging.dicom.headers import count, decoding, number, read_whole
+
+_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; JPEG-LS has 0xF7
+_UNDECODABLE = "its pixels cannot be decoded as its header says"
+
+
+def read_frames(frames: Sequence[Frame]) -> Iterator[tuple[int, npt.NDArray[np.number]]]:
+    """Place in `frames` and stored values `(row, column)` of each, file by file. Raises DicomError leaves."""
+    places = sorted(range(len(frames)), key=lambda n: str(frames[n].path))
+    for path, group in groupby(places, key=lambda n: frames[n].path):
+        in_file = {(frames[n].number or 1) - 1: n for n in group}
+        for index, stored in stored_frames(path, sorted(in_file)):
+            yield in_file[index], stored
+
+
+def stored_frames(path: Path, indices: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.number]]]:
+    """0-based number and stored values `(row, column)` of some frames of a file. Raises DicomError leaves."""
+    dataset = read_whole(path)
+    _require_decodable(dataset, path)
+    expected = (count(dataset, "Rows", path), count(dataset, "Columns", path))
+    with decoding(path, _UNDECODABLE):
+        decoded = list(zip(indices, iter_pixels(dataset, raw=True, indices=list(indices)), strict=True))
+    for index, stored in decoded:
+        if stored.shape != expected:
+            raise PixelDataError(path, "its pixels have another size than its header says")
+        yield index, stored
+
+
+def _require_decodable(dataset: Dataset, path: Path) -> None:
+    """Raises where pixels are missing, of another length or size than claimed, or compressed in an unknown way."""
+    if "PixelData" not in dataset:
+        raise PixelDataError(path, "it has no pixels")
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    try:
+        is_known = syntax.is_transfer_syntax and get_decoder(syntax).is_available
+    except (NotImplementedError, ValueError):
+        is_known = False
+    if not is_known:
+        raise UnsupportedDicomError(
+            path,
+            "its compression (transfer syntax) is not read",
+            "Export it uncompressed (Explicit VR Little Endian)",
+        )
+    with decoding(path, _UNDECODABLE):
+        pixels: bytes = dataset.PixelData
+    n_frames, size = (
+        int(number(dataset, "NumberOfFrames", path) or 1),
+        (
+            count(dataset, "Columns", path),
+            count(dataset, "Rows", path),
+        ),
+    )
+    if syntax.is_encapsulated:
+        with decoding(path, _UNDECODABLE):
+            claimed = {_claimed_size(frame) for frame in generate_frames(pixels, number_of_frames=n_frames)}
+        if claimed - {None, size}:
+            raise PixelDataError(path, "its compressed pixels have another size than its header says")
+        return
+    bits = n_frames * size[0] * size[1] * count(dataset, "BitsAllocated", path)
+    expected = -(-bits // 8)
+    if not expected <= len(pixels) <= expected + expected % 2:
+        raise PixelDataError(
+            path, f"it holds {len(pixels)} bytes of pixels where its header claims {expected}"
+        )
+
+
+def _claimed_size(frame: bytes) -> tuple[int, int] | None:
+    """Columns and rows that a JPEG, JPEG-LS or JPEG 2000 stream claims; None where it does not say (RLE)."""
+    if (start := frame.find(b"\xff\x4f\xff\x51", 0, 256)) >= 0:  # JPEG 2000: SOC, SIZ
+        right, bottom, left, top = (
+            int.from_bytes(frame[at : at + 4]) for at in range(start + 8, start + 24, 4)
+        )
+        return right - left, bottom - top
+    at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker in _JPEG_SIZES or marker == 0xF7:
+            return int.from_bytes(frame[at + 7 : at + 9]), int.from_bytes(frame[at + 5 : at + 7])
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4])
+    return None

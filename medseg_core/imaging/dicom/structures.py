@@ -1,0 +1,103 @@
+"""Contours of an RTSTRUCT become masks on the grid of their image.
+
+A voxel belongs to a structure where its centre lies inside an odd number of the contours of its slice: a contour
+within another is a hole, two apart are two parts. Keyhole contours, which cut into a hole along a line, come out alike.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from skimage.draw import polygon
+
+from medseg_core.dicom_errors import DicomHeaderError, ForeignSegmentationError, SegmentationError
+from medseg_core.imaging.dicom.headers import decoding, items, number, read_header, text
+from medseg_core.imaging.dicom.placement import (
+    MAX_MASK_BYTES,
+    NEAR,
+    require_drawn_on,
+    require_volume,
+    to_index,
+)
+from medseg_core.imaging.dicom.scan import Series
+from medseg_core.imaging.dicom.segments import Segment
+from medseg_core.types import Geometry
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # others are points and lines, which hold no voxel
+
+
+def read_structures(
+    path: Path, reference: Geometry, *, drawn_on: Series | None = None
+) -> tuple[Segment, ...]:
+    """The structures of an RTSTRUCT in its order, on the grid of `reference`; those without contours are empty.
+
+    The file must be a drawing of `drawn_on`, if given. Raises DicomError leaves.
+    """
+    require_volume(reference, path)
+    header = read_header(path)
+    if "StructureSetROISequence" not in header:
+        raise SegmentationError(path, "it is no set of structures (RTSTRUCT)")
+    require_drawn_on(header, path, drawn_on)
+    names = _names(header, path)
+    if len(names) * np.prod(reference.shape, dtype=float) > MAX_MASK_BYTES:
+        raise SegmentationError(path, f"its {len(names)} structures are more than can be held at this size")
+    masks = {n: np.zeros(reference.shape[::-1], bool) for n in names}  # (k, j, i)
+    for one in items(header, "ROIContourSequence", path):
+        n = _number(one, "ReferencedROINumber", path)
+        if n not in masks:
+            raise SegmentationError(path, "it has contours of a structure that it does not name")
+        for contour in items(one, "ContourSequence", path):
+            if text(contour, "ContourGeometricType").upper() in _CLOSED:
+                _fill(masks[n], _points_mm(contour, path), reference, path)
+    return tuple(Segment(n, name, masks[n].T) for n, name in names.items())
+
+
+def _names(header: Dataset, path: Path) -> dict[int, str]:
+    """Structures by number. Raises SegmentationError."""
+    names: dict[int, str] = {}
+    for one in items(header, "StructureSetROISequence", path):
+        n = _number(one, "ROINumber", path)
+        if n in names:
+            raise SegmentationError(path, f"it names structure {n} twice")
+        names[n] = text(one, "ROIName")
+    if not names:
+        raise SegmentationError(path, "it names no structure")
+    return names
+
+
+def _number(one: Dataset, keyword: str, path: Path) -> int:
+    found = number(one, keyword, path)
+    if found is None:
+        raise DicomHeaderError(path, keyword, "is missing")
+    return int(found)
+
+
+def _points_mm(contour: Dataset, path: Path) -> npt.NDArray[np.float64]:
+    """The corners of a contour `(n, 3)`. Raises SegmentationError."""
+    with decoding(path, "its contours are not numbers"):
+        numbers = np.asarray(contour.get("ContourData") or (), np.float64).ravel()
+    if numbers.size < 9 or numbers.size % 3 or not np.isfinite(numbers).all():
+        raise SegmentationError(path, "one of its contours is no polygon")
+    claimed = number(contour, "NumberOfContourPoints", path)
+    if claimed is not None and claimed * 3 != numbers.size:
+        fault = f"one of its contours has {numbers.size // 3} points and claims {claimed:g}"
+        raise SegmentationError(path, fault)
+    return numbers.reshape(-1, 3)
+
+
+def _fill(
+    mask: npt.NDArray[np.bool_], points_mm: npt.NDArray[np.float64], reference: Geometry, path: Path
+) -> None:
+    """Turn the voxels inside a contour, `mask` being `(k, j, i)`. Raises ForeignSegmentationError."""
+    at = to_index(points_mm, reference)
+    k = int(np.rint(at[:, 2].mean()))
+    if abs(at[:, 2] - k).max() > NEAR:
+        raise ForeignSegmentationError(path, "one of its contours does not lie in a slice of the image")
+    if not 0 <= k < len(mask):
+        raise ForeignSegmentationError(path, "one of its contours lies where the image has no slice")
+    size = np.asarray(reference.shape[:2])
+    if (at[:, :2] < -1).any() or (at[:, :2] > size).any():
+        raise ForeignSegmentationError(path, "one of its contours lies outside the image")
+    rows, columns = polygon(at[:, 1], at[:, 0], mask.shape[1:])  # type: ignore[no-untyped-call]
+    mask[k, rows, columns] ^= True
