@@ -23,7 +23,7 @@ class PrivateRecord:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        self._names = {row[0]: row for row in _rows(folder / "names.csv")}
+        self._names: dict[str, Sequence[str]] = {row[0]: row for row in _rows(folder / "names.csv")}
         self._left_out: list[Sequence[str]] = []
 
     def name(self, case_id: str, *, patient: str, patient_id: str, study: str, series: Iterable[str]) -> None:
@@ -41,7 +41,7 @@ class PrivateRecord:
         write_atomic(self._folder / "left_out.csv", _csv(_LEFT_OUT, self._left_out))
 
 
-def _rows(path: Path) -> list[Sequence[str]]:
+def _rows(path: Path) -> Sequence[Sequence[str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
