@@ -37,7 +37,7 @@ Code = Annotated[
 
 
 class LabelCode(Section):
-    """`[task.codes.LABEL]`: what a label is in a DICOM result, each [value, scheme, meaning]; scheme SCT is SNOMED CT."""
+    """`[task.codes.LABEL]`: what a label is in a DICOM result; the scheme of SNOMED CT is SCT."""
 
     category: Code = ("91723000", "SCT", "Anatomical Structure")  # of DICOM's CID 7150
     type: Code  # of the structure, such as ["10200004", "SCT", "Liver"]
@@ -79,7 +79,9 @@ class Task(Section):
     foreground_crop: bool = False  # cut empty (zero) borders away
     allow_empty_label: bool = True
     licence: str | None = None  # of the data, for the model card
-    codes: dict[Name, LabelCode] | None = None  # of labels, for DICOM results; others get a code of medseg's own
+    codes: dict[Name, LabelCode] | None = (
+        None  # of labels, for DICOM results; others get a code of medseg's own
+    )
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> "Task":
@@ -88,7 +90,9 @@ class Task(Section):
         if self.spacing_mm is not None and self.longest_side_px is not None:
             raise ValueError("spacing_mm and longest_side_px exclude each other")
         if unknown := [name for name in self.codes or {} if name not in self.labels]:
-            raise ValueError(f"codes names {unknown[0]}, which is none of the labels: {', '.join(self.labels)}")
+            raise ValueError(
+                f"codes names {unknown[0]}, which is none of the labels: {', '.join(self.labels)}"
+            )
         if len({c.name for c in self.channels}) != len(self.channels):
             raise ValueError("two channels have the same name")
         return self
