@@ -19,8 +19,8 @@ SURE = Moments(n=9, mean=0.9, sd=0.1)  # threshold 1.1: no case is flagged
 UNSURE = Moments(n=9, mean=-0.0, sd=0.0)  # threshold 0: every case that any view changes is
 
 
-def volume_experiment(**task: Any) -> Experiment:
-    """A 3D task on CT, on a grid that is not the scanner's."""
+def volume_experiment(patch_size: tuple[int, ...] = (16, 16, 16), **task: Any) -> Experiment:
+    """A 3D task on CT; `task` may say more. It asks for a grid that is not the scanner's unless that says otherwise."""
     return make_experiment(
         task={
             "name": "organs",
@@ -31,7 +31,7 @@ def volume_experiment(**task: Any) -> Experiment:
             "codes": {"organ": {"type": ("10200004", "SCT", "Liver")}},
             **task,
         },
-        training={"patch_size": [16, 16, 16]},
+        training={"patch_size": list(patch_size)},
     )
 
 
@@ -41,9 +41,9 @@ def scope_of(uncertainty: Moments = SURE, **others: Moments) -> Scope:
     return Scope(moments={"uncertainty": uncertainty, **named}, sites={"training": 2, "validation": 2})
 
 
-def make_site_with_model(root: Path, scope: Scope | None = None, **task: Any) -> SiteFolder:
-    """The site's folder; the model is approved."""
-    experiment = volume_experiment(**task)
+def make_site_with_model(root: Path, scope: Scope | None = None, **changes: Any) -> SiteFolder:
+    """The site's folder; the model is approved. `changes` are those of `volume_experiment`."""
+    experiment = volume_experiment(**changes)
     server, site = make_joined_site(root)
     made = root / "made"
     write_model(made, experiment, initial_weights(experiment), make_summary(experiment, run=RUN), scope)
