@@ -9,7 +9,7 @@ from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
 from medseg_core.config import Task
 from medseg_core.dicom_errors import SeriesChoiceError
 from medseg_core.imaging.dicom.scan import Series, scan
-from medseg_core.learning.series_prediction import MODALITIES, modality_faults
+from medseg_core.imaging.dicom.selection import MODALITIES, choose_series
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,17 @@ class SeriesCase:
     folders: tuple[Path, ...]
 
     def series(self, task: Task) -> tuple[Series, ...]:
-        """One series for each channel; by modality where one folder holds several. Raises DicomError leaves."""
+        """One series for each channel; where one folder holds several, as the task chooses.
+
+        Raises DicomError leaves.
+        """
         if len(self.folders) > 1:
             return tuple(_only(scan(folder).series, folder) for folder in self.folders)
         folder, found = self.folders[0], scan(self.folders[0]).series
         if len(found) == len(task.channels) == 1:
             return found
-        chosen = []
-        for channel in task.channels:
-            alone = task.model_copy(update={"channels": (channel,)})
-            fitting = [one for one in found if not modality_faults([one], alone)]
-            chosen.append(_only(fitting, folder, f" of modality {channel.modality}"))
-        return tuple(chosen)
+        fitting = {c.name: choose_series(found, c).chosen for c in task.channels}
+        return tuple(_only(some, folder, f" that fit channel {name}") for name, some in fitting.items())
 
 
 def is_of_series(text: str) -> bool:

@@ -21,6 +21,7 @@ from medseg_core.config.reading import (
     read_toml,
 )
 from medseg_core.config.section import Fraction, Name, PositiveFloat, PositiveInt, Section, Size
+from medseg_core.config.series import SeriesRules
 from medseg_core.config.simulation import PARTITIONS, FaultKind, Faults, ScannerEffects, Simulation, Tuned
 from medseg_core.config.task import Channel, LabelValues, SiteLabels, Task, values_of
 from medseg_core.config.training import Augmentation, Model, NetworkName, Training
@@ -49,6 +50,7 @@ __all__ = [
     "PositiveInt",
     "ScannerEffects",
     "Section",
+    "SeriesRules",
     "Simulation",
     "SiteLabels",
     "Size",

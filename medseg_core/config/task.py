@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medseg_core.config.section import Name, PositiveInt, Section
+from medseg_core.config.series import Pattern, SeriesRules
 
 
 class Channel(Section):
@@ -16,6 +17,7 @@ class Channel(Section):
     window: tuple[float, float] | None = None  # (low, high) in the units of the file: HU for CT
     clahe: bool = False  # contrast-limited adaptive histogram equalisation, before normalisation
     optional: bool = False  # cases without it are taken: zeros after normalisation
+    series: SeriesRules | None = None  # of several DICOM series of that modality
 
     @model_validator(mode="after")
     def _window_when_asked(self) -> "Channel":
@@ -78,6 +80,9 @@ class Task(Section):
     orientation: Annotated[str, Field(pattern="^[RLAPSI]{3}$")] = "LPS"  # DICOM's; 3D only
     foreground_crop: bool = False  # cut empty (zero) borders away
     allow_empty_label: bool = True
+    segments: dict[Name, tuple[Pattern, ...]] | None = (
+        None  # names in DICOM SEG and RTSTRUCT that are a label
+    )
     licence: str | None = None  # of the data, for the model card
     codes: dict[Name, LabelCode] | None = (
         None  # of labels, for DICOM results; others get a code of medseg's own
@@ -95,6 +100,8 @@ class Task(Section):
             )
         if len({c.name for c in self.channels}) != len(self.channels):
             raise ValueError("two channels have the same name")
+        for name in set(self.segments or ()) - set(self.labels):
+            raise ValueError(f"segments names {name!r}, which is none of the labels")
         return self
 
     @property

@@ -18,6 +18,7 @@ from medseg_core.cohort.preprocess import PreprocessedCase, preprocess
 from medseg_core.config import Task
 from medseg_core.data_errors import ChannelCountError, DimensionError
 from medseg_core.imaging.dicom.scan import Series
+from medseg_core.imaging.dicom.selection import MODALITIES
 from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.measurements import Measurements, measure
 from medseg_core.learning.file_prediction import memory_guard, segment_prepared
@@ -26,14 +27,6 @@ from medseg_core.learning.scope import Scope, range_faults, window_faults
 from medseg_core.learning.uncertainty import map_on_file, uncertainty_of
 from medseg_core.types import Case, Geometry, LoadedCase, Volume
 
-MODALITIES = {
-    "CT": ("CT",),
-    "MR": ("MR",),
-    "PET": ("PT",),
-    "XR": ("CR", "DX", "DR", "MG", "RF", "XA"),
-    "US": ("US", "IVUS"),
-    "fundus": ("OP",),
-}  # DICOM's words for those of [task.channels]; other: any
 State = Literal["held", "flagged", "segmented"]
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from medseg_core.dicom_errors import ForeignSegmentationError
-from medseg_core.imaging.dicom.headers import text
+from medseg_core.imaging.dicom.headers import items, text
 from medseg_core.imaging.dicom.scan import Series, referenced_series
 from medseg_core.types import Geometry
 
@@ -37,6 +37,7 @@ def require_drawn_on(header: Dataset, path: Path, series: Series | None) -> None
     named = referenced_series(header, path)
     if named and series.series_uid not in named:
         raise ForeignSegmentationError(path, "it was drawn on another series")
-    space = text(header, "FrameOfReferenceUID")
-    if space and series.frame_of_reference_uid and space != series.frame_of_reference_uid:
+    holders = (header, *items(header, "ReferencedFrameOfReferenceSequence", path))
+    spaces = {text(holder, "FrameOfReferenceUID") for holder in holders} - {""}
+    if spaces and series.frame_of_reference_uid and series.frame_of_reference_uid not in spaces:
         raise ForeignSegmentationError(path, "it lies in another frame of reference than the image")

@@ -188,7 +188,7 @@ def test_a_folder_of_two_series_of_the_modality_is_refused(tmp_path: Path, call:
     scanned(tmp_path / "study", "b")
     told = call("predict", site, "--image", tmp_path / "study", "--out", tmp_path / "out")
     assert told.code == 1
-    assert "it holds 2 series of images of modality CT where one is needed" in told.err
+    assert "it holds 2 series of images that fit channel ct where one is needed" in told.err
 
 
 def test_results_are_never_replaced(tmp_path: Path, call: Predict) -> None:

@@ -1,0 +1,211 @@
+"""Stored numbers become Hounsfield units, uptake values or grey values that mean the same in every file."""
+
+import numpy as np
+import pytest
+from dicom_files import change, expected_voxels, items, make_slice, only_series, save, stored, write_series
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+)
+
+from medseg_core.dicom_errors import DicomHeaderError, PetUnitsError, UnsupportedDicomError
+from medseg_core.imaging.dicom.series import read_series
+
+
+def voxels_of(folder):
+    return read_series(only_series(folder)).voxels[0]
+
+
+def test_each_slice_has_its_own_slope_and_intercept(tmp_path):
+    def rescale(k, made):
+        made.RescaleSlope, made.RescaleIntercept = k + 1, -1024 + k
+
+    write_series(tmp_path, 3, alter=rescale)
+
+    expected = expected_voxels(3) * np.asarray([1, 2, 3]) + np.asarray([-1024, -1023, -1022])
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected)
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_ct_without_hounsfield_units_is_refused(tmp_path, keyword):
+    write_series(tmp_path, **{keyword: None})
+
+    with pytest.raises(DicomHeaderError, match="its RescaleSlope or RescaleIntercept is missing"):
+        voxels_of(tmp_path)
+
+
+def test_an_mr_without_slope_is_as_stored(tmp_path):
+    write_series(
+        tmp_path, 2, Modality="MR", SOPClassUID=MRImageStorage, RescaleSlope=None, RescaleIntercept=None
+    )
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+def test_monochrome1_does_not_turn_hounsfield_units(tmp_path):
+    write_series(tmp_path, 2, PhotometricInterpretation="MONOCHROME1")
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+def test_bits_beyond_those_stored_do_not_count(tmp_path):
+    pixels = stored(0).astype(np.uint16)
+    noisy = pixels | 0xF000  # an overlay, as old files keep it
+    made = make_slice(pixels=noisy, BitsStored=12, HighBit=11)
+    save(made, tmp_path / "a.dcm")
+
+    np.testing.assert_array_equal(voxels_of(tmp_path)[..., 0], pixels.T)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_compressed_slices_are_as_uncompressed_ones(tmp_path, syntax):
+    def compress(k, made):
+        if syntax == JPEG2000Lossless:
+            return _as_jpeg_2000(made)
+        made.compress(syntax, generate_instance_uid=False)
+
+    write_series(tmp_path, 2, alter=compress)
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+def _as_jpeg_2000(made):
+    """Pydicom has no encoder for it; Pillow writes 16-bit grey without signs."""
+    from io import BytesIO
+
+    from PIL import Image
+    from pydicom.encaps import encapsulate
+
+    out = BytesIO()
+    pixels = np.frombuffer(made.PixelData, np.int16).reshape(made.Rows, made.Columns).astype(np.uint16)
+    Image.fromarray(pixels).save(out, format="JPEG2000", no_jp2=True, irreversible=False, num_resolutions=1)
+    made.PixelRepresentation = 0
+    made.PixelData = encapsulate([out.getvalue()])
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = JPEG2000Lossless
+
+
+def test_a_deflated_file_is_as_an_inflated_one(tmp_path):
+    def deflate(k, made):
+        made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    write_series(tmp_path, 2, alter=deflate)
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+# ---- X-ray -------------------------------------------------------------------------------------------------
+
+
+def make_xray(**attributes):
+    made = make_slice(
+        pixels=stored(0).astype(np.uint16), Modality="DX", SOPClassUID=DigitalXRayImageStorageForPresentation,
+        ImagePositionPatient=None, ImageOrientationPatient=None, BitsStored=12, HighBit=11, RescaleSlope=None,
+        RescaleIntercept=None,
+    )  # fmt: skip
+    made.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    return change(made, **attributes)
+
+
+def test_an_xray_is_flat_and_has_the_spacing_at_the_patient(tmp_path):
+    save(make_xray(ImagerPixelSpacing=[0.2, 0.2]), tmp_path / "a.dcm")
+    volume = read_series(only_series(tmp_path))
+
+    assert volume.geometry.shape == (5, 4)
+    assert volume.geometry.spacing_mm == (0.5, 0.7)
+    np.testing.assert_array_equal(volume.voxels[0], stored(0).T)
+
+
+def test_an_xray_without_it_has_the_spacing_at_the_detector_or_none(tmp_path):
+    save(make_xray(PixelSpacing=None, ImagerPixelSpacing=[0.2, 0.1]), tmp_path / "a" / "a.dcm")
+    save(make_xray(PixelSpacing=None), tmp_path / "b" / "b.dcm")
+
+    assert read_series(only_series(tmp_path / "a")).geometry.spacing_mm == (0.1, 0.2)
+    assert read_series(only_series(tmp_path / "b")).geometry.spacing_mm is None
+
+
+def test_bone_is_bright_in_every_xray(tmp_path):
+    save(make_xray(PhotometricInterpretation="MONOCHROME1"), tmp_path / "a.dcm")
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), 4095 - stored(0).T)
+
+
+def test_two_xrays_in_one_series_are_two_cases(tmp_path):
+    save(make_xray(), tmp_path / "a.dcm")
+    save(make_xray(SOPInstanceUID="1.2.3.4.77"), tmp_path / "b.dcm")
+
+    with pytest.raises(UnsupportedDicomError, match="it holds 2 images, and one X-ray is one case"):
+        voxels_of(tmp_path)
+
+
+# ---- PET ---------------------------------------------------------------------------------------------------
+
+TRACER = {
+    "RadionuclideTotalDose": 370e6,
+    "RadionuclideHalfLife": 6586.2,
+    "RadiopharmaceuticalStartDateTime": "20200102100000",
+}
+
+
+def write_pet(folder, tracer=TRACER, **attributes):
+    told = {
+        "Modality": "PT", "SOPClassUID": PositronEmissionTomographyImageStorage, "Units": "BQML",
+        "CorrectedImage": ["ATTN", "DECY"], "DecayCorrection": "START", "PatientWeight": 70,
+        "SeriesDate": "20200102", "SeriesTime": "150000", "AcquisitionDate": "20200102",
+        "AcquisitionTime": "114946.2", "RadiopharmaceuticalInformationSequence": [items(**tracer)],
+    }  # fmt: skip
+    return write_series(folder, 2, **(told | attributes))
+
+
+def test_becquerels_become_uptake_after_one_half_life(tmp_path):
+    write_pet(tmp_path)  # 6586 s after the injection: of 370 MBq 185 are left
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-4)
+
+
+def test_an_image_corrected_to_the_injection_needs_no_times(tmp_path):
+    write_pet(tmp_path, {"RadionuclideTotalDose": 370e6}, DecayCorrection="ADMIN")
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 370e6, rtol=1e-6)
+
+
+def test_the_clock_of_the_injection_may_be_of_the_day_before(tmp_path):
+    told = {**TRACER, "RadiopharmaceuticalStartTime": "231013.8"}
+    del told["RadiopharmaceuticalStartDateTime"]
+    write_pet(tmp_path, told, AcquisitionTime="010000")  # 6587 s after
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-3)
+
+
+def test_uptake_values_stay_as_they_are(tmp_path):
+    write_pet(tmp_path, {}, Units="GML", PatientWeight=None)
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+@pytest.mark.parametrize(
+    ("tracer", "attributes", "fault"),
+    [
+        (TRACER, {"Units": "CNTS"}, "in units that are neither Bq/mL nor SUV"),
+        (TRACER, {"Units": "GML", "SUVType": "LBM"}, "not by body weight"),
+        (TRACER, {"PatientWeight": None}, "weight is missing"),
+        (TRACER, {"PatientWeight": 0}, "weight is missing or makes no sense"),
+        ({**TRACER, "RadionuclideTotalDose": 0}, {}, "the injected dose is missing"),
+        ({**TRACER, "RadionuclideHalfLife": 0}, {}, "half-life of the tracer is missing"),
+        (TRACER, {"DecayCorrection": "NONE"}, "not corrected for decay"),
+        ({**TRACER, "RadiopharmaceuticalStartDateTime": "20210102100000"}, {}, "within the 30 days before"),
+        ({**TRACER, "RadiopharmaceuticalStartDateTime": "nonsense"}, {}, "time of injection is missing"),
+        (TRACER, {"AcquisitionTime": None, "SeriesTime": None}, "time of the scan is missing"),
+    ],
+)
+def test_a_pet_that_cannot_be_told_in_uptake_is_refused(tmp_path, tracer, attributes, fault):
+    write_pet(tmp_path, tracer, **attributes)
+
+    with pytest.raises(PetUnitsError, match=fault) as refusal:
+        voxels_of(tmp_path)
+    assert "Export it in Bq/mL, decay-corrected" in refusal.value.remedy
