@@ -51,6 +51,39 @@ class NoLabelsError(CaseError):
         super().__init__(case_id, fault, remedy)
 
 
+class RepeatedLabelError(CaseError):
+    """Two segments of a case are one label of the task: nothing says which is meant."""
+
+    def __init__(self, case_id: str, label: str) -> None:
+        super().__init__(
+            case_id,
+            f"two segments on its images are the label {label}",
+            "Keep one of them, or name the right one under [task] in the experiment",
+        )
+
+
+class AmbiguousChannelError(CaseError):
+    """Several series of a study fit one channel of a task with several."""
+
+    def __init__(self, case_id: str, channel: str, n_series: int) -> None:
+        super().__init__(
+            case_id,
+            f"{n_series} series of the study are channel {channel} by the task's rules",
+            "Narrow series under [task.channels] in the experiment, such as by description or slice thickness",
+        )
+
+
+class SeparateSpacesError(CaseError):
+    """Channels of a case lie on different grids, and nothing says how these lie to each other."""
+
+    def __init__(self, case_id: str) -> None:
+        super().__init__(
+            case_id,
+            "its channels lie on different grids without a common frame of reference",
+            "Register them, and export the result as series of one frame of reference",
+        )
+
+
 class IncompleteImportError(DataError):
     """Some studies became no cases; those that did are usable."""
 

@@ -184,6 +184,27 @@ def roll_back_model(folder: Folder) -> None:
     typer.echo(f"the model of run {models_of(SiteFolder(folder)).rollback()} is in use")
 
 
+@app.command("import")
+def import_dicom(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE", help="Folder of DICOM, or pacs:KEY=VALUE,KEY=VALUE; several are joined."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for manifest.csv, images, labels and the page.")],
+    task: Annotated[
+        Path | None,
+        typer.Option(help="Experiment that says which series and labels; without it, the one approved."),
+    ] = None,
+    site: Annotated[Path, typer.Option(help="Folder of this site: its PACS, and its key.")] = Path("site"),
+) -> None:
+    """Make images and labels for training from DICOM, under pseudonyms; exit code 1 if a study had a fault."""
+    from medseg_client.importing.command import import_sources
+
+    import_sources(SiteFolder(site), source, out, experiment=task)
+
+
 @app.command()
 def predict(
     folder: Folder,

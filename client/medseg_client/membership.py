@@ -12,7 +12,7 @@ from medseg_core.errors import BusyFolderError
 from medseg_core.federation_errors import NotJoinedError
 from medseg_core.files import is_in_use
 
-FOR_PURGE = ("approved", "models", "state", "cache", "logs", "pki", "keys", "run")
+FOR_PURGE = ("approved", "models", "state", "cache", "logs", "pki", "keys", "run", "import")
 REPORT = "report.html"  # where `medseg-site report` writes unless told otherwise: it shows images
 
 

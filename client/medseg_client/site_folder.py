@@ -8,6 +8,7 @@ kit.json               from the coordinator
 approved/SHA256.toml   experiments that this hospital agreed to train
 models/RUN/            models that the coordinator published; approved.json: those agreed to
 ledger/                what left, line by line, and its tensors for some days
+import/                whom its pseudonyms stand for, and what it left out
 state/, cache/         what the trainer remembers of runs; prepared images
 run/socket/            the trainer's socket
 run/hop/               that of the way out, where roles run under accounts of their own
@@ -172,6 +173,16 @@ class SiteFolder:
     def pacs_login(self) -> Path:
         """Who we are to the hospital's PACS, if it asks: DICOMweb alone."""
         return self.root / "keys" / "pacs.login"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """What turns patients into pseudonyms."""
+        return self.root / "keys" / "pseudonym.key"
+
+    @property
+    def imports(self) -> Path:
+        """Whom pseudonyms stand for, and what imports left out: for their owner alone."""
+        return self.root / "import"
 
     @property
     def request(self) -> Path:

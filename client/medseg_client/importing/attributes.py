@@ -14,9 +14,22 @@ VENDORS = {  # by what their scanners write into the header
     "Samsung": ("SAMSUNG", "NEUROLOGICA"),
     "CPS": ("CPS",),
 }
+MODALITIES = {
+    "CT": "CT",
+    "MR": "MR",
+    "PT": "PET",
+    "CR": "XR",
+    "DX": "XR",
+    "MG": "XR",
+}  # DICOM's -> the task's
 FIELD_STRENGTHS_T = (0.2, 0.35, 0.5, 1.0, 1.5, 3.0, 7.0)  # of magnets in hospitals; the nearest is told
 AGES = (0, 18, 40, 50, 60, 70, 80)  # least age of each group: few patients are alone in theirs
 OLDEST = 120
+
+
+def modality(text: str) -> str:
+    """The task's word for a modality, "other" for the rest."""
+    return MODALITIES.get(text, "other")
 
 
 def vendor(manufacturer: str) -> str:

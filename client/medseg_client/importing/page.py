@@ -43,9 +43,10 @@ class PageCase:
     @property
     def attributes(self) -> str:
         """What is told of scanner and patient, in words."""
-        told = {**self.case.attributes}
-        tesla = told.pop("field_strength_t", "")
-        return ", ".join([value for value in told.values() if value] + ([f"{tesla} T"] if tesla else []))
+        told = self.case.attributes
+        tesla = told.get("field_strength_t")
+        words = (told.get(name) for name in ("modality", "scanner", "sex", "age_group"))
+        return ", ".join([word for word in words if word] + ([f"{tesla} T"] if tesla else []))
 
 
 def write_page(

@@ -1,0 +1,109 @@
+"""`medseg-site import`: settings in, progress on the terminal, one sentence at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+from medseg_client.importing.folder import MANIFEST, ImportFolder
+from medseg_client.importing.private_record import PrivateRecord
+from medseg_client.importing.pseudonyms import pseudonyms_of
+from medseg_client.importing.run import Tally, import_all
+from medseg_client.importing.source import scans
+from medseg_client.importing.study import Importer
+from medseg_client.pacs import pacs_of
+from medseg_client.site_folder import SiteFolder
+from medseg_core.config import Task, read_experiment
+from medseg_core.errors import UnusableFolderError
+from medseg_core.files import sole_use
+from medseg_core.import_errors import IncompleteImportError, NoTaskError, NothingImportedError
+
+SHOWN = 10  # refusals on the terminal; the page has all
+
+
+def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, experiment: Path | None) -> None:
+    """Import folders and queries into `out`.
+
+    Raises IncompleteImportError where a study was left out with a fault, NothingImportedError, and MedsegError leaves
+    that stopped it.
+    """
+    settings = site.settings
+    task = settings.task_here(_task(site, experiment))
+    names = pseudonyms_of(site.pseudonym_key)
+    with sole_use(out):
+        folder = ImportFolder(out, settings.name, task)
+        try:
+            record = PrivateRecord(site.imports)
+        except OSError as error:
+            raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
+        importer = Importer(task, names, folder, settings.name)
+        with _Bars() as bars:
+            found = scans(sources, lambda: pacs_of(site), site.imports / "fetched", bars)
+            tally = import_all(found, importer, record, bars.study)
+    _tell(tally, folder)
+
+
+def _task(site: SiteFolder, experiment: Path | None) -> Task:
+    if experiment is not None:
+        return read_experiment(experiment).task
+    approved = list({e.task.model_dump_json(): e.task for e in site.approved.values()}.values())
+    if len(approved) != 1:
+        raise NoTaskError(len(approved))
+    return approved[0]
+
+
+def _tell(tally: Tally, folder: ImportFolder) -> None:
+    """Raises IncompleteImportError, NothingImportedError."""
+    for refusal in tally.refusals[:SHOWN]:
+        typer.echo(f"{refusal.case_id}: {refusal.fault} {refusal.remedy}", err=True)
+    if sum(tally.unused.values()):
+        typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
+    if tally.imported:
+        typer.echo(f"{tally.imported} cases imported: {folder.root / MANIFEST}")
+        typer.echo(f"look at their pictures: {folder.page}. It shows images: keep it as you keep those.")
+    if tally.refusals:
+        raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page)
+    if not tally.imported:
+        raise NothingImportedError(tally.n_series)
+
+
+class _Bars:
+    """Bars for headers, files from the PACS and studies; each appears when there is something to count."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)
+        )
+        self._ids: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *words: object) -> None:
+        self._progress.stop()
+
+    def headers(self, done: int, total: int) -> None:
+        """Files whose headers are read."""
+        self._progress.update(self._bar("headers"), completed=done, total=total)
+
+    def fetched(self) -> None:
+        """A file came from the PACS."""
+        self._progress.advance(self._bar("files fetched"))
+
+    def studies(self, total: int) -> None:
+        """So many more studies are to be imported."""
+        bar = self._bar("studies")
+        before = next(task.total or 0 for task in self._progress.tasks if task.id == bar)
+        self._progress.update(bar, total=before + total)
+
+    def study(self) -> None:
+        """A study is done."""
+        self._progress.advance(self._bar("studies"))
+
+    def _bar(self, name: str) -> TaskID:
+        if name not in self._ids:
+            self._ids[name] = self._progress.add_task(name, total=None)
+        return self._ids[name]

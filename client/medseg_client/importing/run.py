@@ -1,0 +1,106 @@
+"""All studies of the sources, one after the other: cases kept, the rest told, then the list and the page."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from medseg_client.importing.choice import choose_cases
+from medseg_client.importing.page import Refusal, write_page
+from medseg_client.importing.private_record import PrivateRecord
+from medseg_client.importing.source import Study, studies_of
+from medseg_client.importing.study import Importer
+from medseg_core.data_errors import GridTooLargeError
+from medseg_core.dicom_errors import DicomError
+from medseg_core.errors import CaseError
+from medseg_core.imaging.dicom.scan import Scan, Series
+
+_NO_IMAGES = "it is drawn on images that are not here"
+
+
+@dataclass
+class Tally:
+    """How an import went; nothing in it names anybody."""
+
+    imported: int = 0
+    n_series: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+
+
+def import_all(
+    scans: Iterable[Scan], importer: Importer, record: PrivateRecord, on_study: Callable[[], None]
+) -> Tally:
+    """Import every study. List and page are written however it ends.
+
+    Raises PacsError, StorageError leaves.
+    """
+    tally = Tally()
+    with _written(importer, record, tally):
+        for found in scans:
+            for left in found.left_out:
+                tally.unused[left.reason] += 1
+                record.leave_out(str(left.path), left.reason)
+            studies = studies_of(found)
+            _note_orphans(found, {study.study_uid for study in studies}, record, tally)
+            for study in studies:
+                _import_study(study, importer, record, tally)
+                on_study()
+    return tally
+
+
+@contextmanager
+def _written(importer: Importer, record: PrivateRecord, tally: Tally) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        importer.folder.finish()
+        write_page(importer.folder, importer.site, refusals=tally.refusals, unused=tally.unused)
+        record.write()
+
+
+def _note_orphans(found: Scan, known: set[str], record: PrivateRecord, tally: Tally) -> None:
+    for drawing in (*found.segmentations, *found.structures):
+        if drawing.study_uid not in known:
+            tally.unused[_NO_IMAGES] += 1
+            record.leave_out(drawing.series_uid, _NO_IMAGES)
+
+
+def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally: Tally) -> None:
+    tally.n_series += len(study.images)
+    whole = importer.names.case(one.series_uid for one in study.images)
+    try:
+        chosen = choose_cases(study, importer.task, whole)
+    except CaseError as error:
+        _refuse(whole, study.images, error, importer, record, tally)
+        return
+    for unused in chosen.unused:
+        tally.unused[unused.reason] += 1
+        record.leave_out(unused.series.series_uid, unused.reason)
+    for series in chosen.cases:
+        case_id, used = importer.case_id(series), tuple(series.values())
+        try:
+            case = importer.import_case(study, series)
+        except (CaseError, DicomError, GridTooLargeError) as error:
+            _refuse(case_id, used, error, importer, record, tally)
+            continue
+        tally.imported += 1
+        uids = [one.series_uid for one in used]
+        record.name(
+            case_id, patient=case.patient_id, patient_id=study.patient_id, study=study.study_uid, series=uids
+        )
+
+
+def _refuse(
+    case_id: str,
+    series: Iterable[Series],
+    error: CaseError | DicomError | GridTooLargeError,
+    importer: Importer,
+    record: PrivateRecord,
+    tally: Tally,
+) -> None:
+    fault, remedy = getattr(error, "fault", str(error)), getattr(error, "remedy", "")
+    importer.folder.drop(case_id)
+    tally.refusals.append(Refusal(case_id, f"{fault}.", f"{remedy.rstrip('.')}."))
+    for one in series:
+        record.leave_out(one.series_uid, f"{case_id}: {error}")

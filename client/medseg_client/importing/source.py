@@ -1,0 +1,103 @@
+"""Where DICOM comes from: folders, which are scanned whole, or the PACS, of which one study at a time is fetched."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
+from medseg_core.imaging.dicom.scan import Scan, Series, scan
+from medseg_core.import_errors import NoSourceError
+
+LABELS = ("SEG", "RTSTRUCT")  # modalities of what is drawn on images
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Who is told how far things are."""
+
+    def headers(self, done: int, total: int) -> None:
+        """Files whose headers are read."""
+
+    def fetched(self) -> None:
+        """A file came from the PACS."""
+
+    def studies(self, total: int) -> None:
+        """So many studies are to be imported."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The series of one study of one patient."""
+
+    study_uid: str
+    patient_id: str
+    images: tuple[Series, ...]
+    segmentations: tuple[Series, ...]
+    structures: tuple[Series, ...]
+
+
+def studies_of(found: Scan) -> tuple[Study, ...]:
+    """The studies with images in a scan, in the order of their UIDs."""
+    images, segmentations, structures = map(_by_study, (found.series, found.segmentations, found.structures))
+    return tuple(
+        Study(
+            uid,
+            patient,
+            images[uid, patient],
+            *(k.get((uid, patient), ()) for k in (segmentations, structures)),
+        )
+        for uid, patient in sorted(images)
+    )
+
+
+def _by_study(series: Sequence[Series]) -> dict[tuple[str, str], tuple[Series, ...]]:
+    def key(one: Series) -> tuple[str, str]:
+        return one.study_uid, one.patient_id
+
+    return {
+        study: tuple(group)
+        for study, group in groupby(sorted(series, key=lambda s: (*key(s), s.series_uid)), key)
+    }
+
+
+def scans(sources: Sequence[str], pacs: Callable[[], Pacs], work: Path, watch: Watch) -> Iterator[Scan]:
+    """What is in folders and answers queries; the files of a scan may be gone when the next is asked for.
+
+    `work` is a folder for what comes from the PACS, whose owner alone can enter it. Raises NoSourceError, PacsError
+    leaves, PacsQueryError, DicomError leaves.
+    """
+    folders = [Path(text) for text in sources if not text.startswith(SCHEME)]
+    queries = [SeriesQuery.parse(text) for text in sources if text.startswith(SCHEME)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise NoSourceError("is neither a folder nor a query")
+    if folders:
+        files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        found = scan(folders[0] if len(folders) == 1 else files, progress=watch.headers)
+        watch.studies(len(studies_of(found)))
+        yield found
+    for query in queries:
+        yield from _fetched(pacs(), query, work, watch)
+
+
+def _fetched(pacs: Pacs, query: SeriesQuery, work: Path, watch: Watch) -> Iterator[Scan]:
+    """A study after the other, with all that is drawn on its images."""
+
+    def study(series: FoundSeries) -> str:
+        return series.study_uid
+
+    wanted = [list(group) for _, group in groupby(pacs.find_series(query), study)]
+    watch.studies(len(wanted))
+    for asked in wanted:
+        drawn = pacs.series_of_study(asked[0].study_uid, asked[0].patient_id)
+        series = {one.series_uid: one for one in (*asked, *drawn) if one in asked or one.modality in LABELS}
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            for number, one in enumerate(series.values()):
+                pacs.fetch_series(one, work / f"{number:03}", watch.fetched)
+            yield scan(work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,327 @@
+"""Folders of DICOM become cases: each whole or refused with a reason, and nothing in them says whose they are."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Outcome, caller
+from dicom_studies import make_importing_site, make_study
+from pydicom.dataset import Dataset
+
+from medseg_client.machine_check import check_data
+from medseg_client.site_folder import SiteFolder
+from medseg_core.cohort.manifest import read_cohort
+from medseg_core.config import Experiment, read_experiment
+from medseg_core.imaging.io import read_image, read_label
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteFolder:
+    return make_importing_site(tmp_path, data=tmp_path / "out")
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], site: SiteFolder, tmp_path: Path
+) -> Callable[..., Outcome]:
+    """`medseg-site import` of the words, into `out`."""
+    call = caller(monkeypatch, capsys, "medseg-site")
+    words = ("--out", tmp_path / "out", "--site", site.root, "--task", tmp_path / "experiment.toml")
+
+    def import_(*sources: object) -> Outcome:
+        return call("import", *sources, *words)
+
+    return import_
+
+
+def experiment(folder: Path) -> Experiment:
+    return read_experiment(folder / "experiment.toml")
+
+
+def files(root: Path) -> dict[str, bytes]:
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    for number in range(1, 5):
+        make_study(tmp_path / f"scans/{number}", number)
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 0, outcome.err
+    assert "4 cases imported" in outcome.out
+    (finding,) = check_data(site, [experiment(tmp_path)])
+    assert (finding.state, finding.text) == ("ok", "4 cases, 0 warnings")
+    case = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases[0]
+    assert dict(case.attributes) == {
+        "modality": "MR",
+        "vendor": "Siemens",
+        "scanner": case.attributes["scanner"],
+        "field_strength_t": "1.5",
+        "sex": "F",
+        "age_group": "60-69",
+    }
+
+
+def test_image_and_label_lie_where_the_scanner_and_the_reader_put_them(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1)
+    run(tmp_path / "scans")
+    (case,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert case.label is not None
+    image = read_image(case.images[0], spatial_dims=3, channels=1, case_id="x")
+    pixels = np.random.default_rng(1).integers(0, 900, (24, 24), np.uint16)
+    np.testing.assert_array_equal(image.voxels[0, :, :, 0], pixels.T)
+    assert image.geometry.spacing_mm == (1.5, 1.5, 3.0)
+    label = read_label(case.label, spatial_dims=3, case_id="x").voxels[0]
+    where = np.argwhere(label)
+    assert where.min(0).tolist() == [5, 5, 1]
+    assert where.max(0).tolist() == [14, 14, 2]
+    assert label.sum() == 10 * 10 * 2
+
+
+def test_two_studies_of_a_patient_have_one_pseudonym(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        make_study(tmp_path / "scans", number, patient="A" if number < 3 else "B")
+    run(tmp_path / "scans")
+    cases = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert len({case.patient_id for case in cases}) == 2
+    assert len({case.case_id for case in cases}) == 3
+
+
+def drop_slice(made: Dataset) -> None:
+    if made.Modality == "MR" and made.ImagePositionPatient[2] == 6:
+        made.ImagePositionPatient[2] = 6.9
+
+
+def rename_structure(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        made.StructureSetROISequence[0].ROIName = "Planned^Boost"
+
+
+def move_contour(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        made.ROIContourSequence[0].ContourSequence[0].ContourData[2] = 1.4
+
+
+def same_pixels(made: Dataset) -> None:
+    if made.Modality == "MR":
+        made.PixelData = bytes(len(made.PixelData))
+
+
+def two_squares(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        again = Dataset()
+        again.ROINumber, again.ROIName = 2, "SQUARE"
+        made.StructureSetROISequence.append(again)
+
+
+FAULTS: dict[str, tuple[Callable[[Dataset], object], str]] = {
+    "uneven slices": (drop_slice, "not evenly spaced"),
+    "another name": (rename_structure, "none of the 1 segments drawn on its images is a label of the task"),
+    "a contour between slices": (move_contour, "one of its contours does not lie in a slice"),
+    "an empty image": (same_pixels, "channel t1 is 0 everywhere"),
+    "one label twice": (two_squares, "two segments on its images are the label square"),
+    "no patient": (lambda made: setattr(made, "PatientID", ""), "its headers have no patient ID"),
+}
+
+
+@pytest.mark.parametrize(("alter", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_there(
+    run: Callable[..., Outcome],
+    site: SiteFolder,
+    tmp_path: Path,
+    alter: Callable[[Dataset], object],
+    sentence: str,
+) -> None:
+    make_study(tmp_path / "scans/1", 1)
+    make_study(tmp_path / "scans/2", 2, alter=alter)
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 1
+    assert sentence in outcome.err
+    assert "1 left out with a fault, 1 imported" in outcome.err
+    page = (tmp_path / "out/import.html").read_text()
+    assert sentence in page
+    assert "Planned" not in page + outcome.err
+    assert len(read_cohort(tmp_path / "out", experiment(tmp_path).task).cases) == 1
+    assert [len(list((tmp_path / "out" / name).iterdir())) for name in ("images", "labels", "cases")] == [
+        1,
+        1,
+        2,
+    ]
+    assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
+
+
+def test_a_study_that_was_mended_comes_in_and_one_that_broke_goes(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans/1", 1)
+    make_study(tmp_path / "scans/2", 2, alter=drop_slice)
+    run(tmp_path / "scans")
+    (first,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    make_study(tmp_path / "scans/1", 1, alter=drop_slice)
+    make_study(tmp_path / "scans/2", 2)
+    assert run(tmp_path / "scans").code == 1
+    (second,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert first.case_id != second.case_id
+    assert not [path for path in (tmp_path / "out").rglob("*") if first.case_id in path.name]
+
+
+def test_a_repeated_import_changes_nothing_and_a_later_one_adds(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1)
+    run(tmp_path / "scans")
+    before = files(tmp_path / "out")
+    run(tmp_path / "scans")
+    assert files(tmp_path / "out") == before
+    make_study(tmp_path / "more", 2)
+    run(tmp_path / "more")
+    added = files(tmp_path / "out")
+    assert len(read_cohort(tmp_path / "out", experiment(tmp_path).task).cases) == 2
+    run(tmp_path / "more", tmp_path / "scans")
+    assert files(tmp_path / "out") == added
+
+
+def as_ct(made: Dataset) -> None:
+    made.Modality = {"MR": "CT"}.get(made.Modality, made.Modality)
+
+
+def test_what_is_no_image_or_not_asked_for_is_counted_and_no_fault(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1)
+    make_study(
+        tmp_path / "scans/ct",
+        2,
+        alter=lambda made: setattr(made, "Modality", made.Modality.replace("MR", "CT")),
+    )
+    (tmp_path / "scans/notes.txt").write_text("for Dr. Example")
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 0, outcome.err
+    assert "2 files and series are not used" in outcome.out
+    page = (tmp_path / "out/import.html").read_text()
+    assert "its modality is not MR" in page
+    assert "it is not a DICOM file" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({}, "none of the 0 series found is what the task asks for"),
+        ({"notes.txt": b"x" * 200}, "none of the 0 series"),
+    ],
+)
+def test_a_folder_without_images_is_told(
+    run: Callable[..., Outcome], tmp_path: Path, content: dict[str, bytes], sentence: str
+) -> None:
+    (tmp_path / "scans").mkdir()
+    for name, data in content.items():
+        (tmp_path / "scans" / name).write_bytes(data)
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 1
+    assert sentence in outcome.err
+
+
+def test_a_source_that_is_not_there_is_told_without_its_path(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = run(tmp_path / "ADA^EXAMPLE")
+    assert outcome.code == 1
+    assert "is neither a folder nor a query. Name a folder" in outcome.err
+    assert "ADA" not in outcome.err
+
+
+def test_a_query_without_a_pacs_is_told(run: Callable[..., Outcome]) -> None:
+    outcome = run("pacs:patient=7")
+    assert outcome.code == 1
+    assert "site.toml names no PACS" in outcome.err
+
+
+def test_without_a_task_the_approved_experiment_says_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], site: SiteFolder, tmp_path: Path
+) -> None:
+    call = caller(monkeypatch, capsys, "medseg-site")
+    words = ("import", make_study(tmp_path / "scans", 1), "--out", tmp_path / "out", "--site", site.root)
+    outcome = call(*words)
+    assert outcome.code == 1
+    assert "no experiment is approved here" in outcome.err
+    site.approved.add(experiment(tmp_path))
+    assert call(*words).code == 0
+
+
+PLANTED = "PLANTEDNAME"
+PLANTED_DATE, PLANTED_UID, PLANTED_NUMBER = "19121231", "1.2.826.0.1.3680043.10.543", "987654321"
+
+
+def plant(made: Dataset) -> None:
+    """A mark in every attribute that a hospital's software could fill with words, dates and numbers."""
+    import pydicom.datadict as dictionary
+
+    structural = {
+        *("SOPClassUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation", "PatientID"),
+        *("TransferSyntaxUID", "ImageType", "FrameOfReferenceUID", "SpecificCharacterSet"),
+    }
+    for tag, (vr, _, _, _, keyword) in dictionary.DicomDictionary.items():
+        if (
+            not keyword
+            or keyword in structural
+            or tag >> 16 in (0x0000, 0x0002, 0x7FE0)
+            or tag >> 16 >= 0x3000
+        ):
+            continue
+        if vr in ("PN", "LO", "LT", "ST", "UT", "UC"):
+            made.add_new(tag, vr, f"{PLANTED}^{keyword}")
+        elif vr in ("SH", "AE") or (vr == "CS" and keyword not in ("PatientSex", "PatientPosition")):
+            made.add_new(tag, vr, PLANTED)
+        elif vr in ("DA", "DT") and keyword not in ("StudyDate", "PatientBirthDate"):
+            made.add_new(tag, vr, PLANTED_DATE)
+    for keyword in ("MagneticFieldStrength", "PatientWeight", "AcquisitionNumber"):
+        setattr(made, keyword, PLANTED_NUMBER)
+    made.PatientSex = PLANTED
+    made.add_new(0x00090010, "LO", PLANTED)
+    made.add_new(0x00091001, "LO", PLANTED)
+
+
+def test_no_identifier_stands_in_any_file_or_message(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    source = tmp_path / f"{PLANTED}^scans"
+    make_study(source / "1", 1, patient=f"{PLANTED}1", alter=plant)
+    for number, (alter, _) in enumerate(FAULTS.values(), start=2):
+        make_study(
+            source / str(number),
+            number,
+            patient=f"{PLANTED}{number}",
+            alter=lambda made, alter=alter: (plant(made), alter(made)),  # type: ignore[misc]
+        )
+    (source / f"{PLANTED}.txt").write_text(PLANTED)
+    (source / f"{PLANTED}.dcm").write_bytes(b"\0" * 128 + b"DICM" + PLANTED.encode() * 9)
+    outcome = run(source)
+    assert "6 left out with a fault, 1 imported" in outcome.err, outcome.err
+    found = files(tmp_path / "out")
+    found |= {
+        f"{name} unpacked": gzip.decompress(data) for name, data in found.items() if name.endswith(".gz")
+    }
+    found |= {"terminal": (outcome.out + outcome.err).encode(), "names of files": "\n".join(found).encode()}
+    secrets = (
+        PLANTED,
+        PLANTED.lower(),
+        PLANTED_DATE,
+        PLANTED_UID,
+        PLANTED_NUMBER,
+        "Ada",
+        "ACC77",
+        "20240229",
+        "19600101",
+    )
+    for name, data in found.items():
+        for secret in secrets:
+            assert secret.encode() not in data, f"{secret} in {name}"
+            assert secret.encode("utf-16-le") not in data, f"{secret} in {name}"
+    assert PLANTED in (site.root / "import/names.csv").read_text()
+    assert (site.root / "import").stat().st_mode & 0o077 == 0
