@@ -77,9 +77,15 @@ def _group(
         (SLICE_DIAMETER, found.longest_slice_diameter_mm),
     )
     tracking_uid = segmentation.SegmentSequence[number - 1].TrackingUID
+    source_series_uid = segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=tracking_uid, identifier=meaning.name),
-        referenced_segment=sr.ReferencedSegment.from_segmentation(segmentation, segment_number=number),
+        referenced_segment=sr.ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=number,
+            source_series=sr.SourceSeriesForSegmentation(source_series_uid),
+        ),
         finding_category=concept(meaning.category),
         finding_type=concept(meaning.type),
         algorithm_id=sr.AlgorithmIdentification(

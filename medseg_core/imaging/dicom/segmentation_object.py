@@ -49,6 +49,10 @@ def segmentation_of(
             content_label="SEGMENTATION",
             content_description=NOTICE,
         )
+    if (
+        "FrameOfReferenceUID" not in segmentation
+    ):  # a projection: DICOM wants its orientation in words, or blank
+        segmentation.PatientOrientation = sources[0].get("PatientOrientation")
     return segmentation
 
 

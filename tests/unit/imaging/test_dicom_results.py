@@ -7,7 +7,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import make_enhanced, make_slice, only_series, save
 from pydicom import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage
 from written_series import AXIAL, CORONAL, OBLIQUE, faults_by_dciodvfy, write_series
 
 from medseg_core.dicom_errors import DicomError
@@ -15,7 +17,7 @@ from medseg_core.imaging.dicom.result_facts import Maker, Meaning
 from medseg_core.imaging.dicom.results import Found, write_results
 from medseg_core.imaging.dicom.scan import Series, scan
 from medseg_core.imaging.dicom.segmentation import read_segmentation
-from medseg_core.imaging.dicom.series import read_series
+from medseg_core.imaging.dicom.series import read_series, read_slices
 from medseg_core.imaging.measurements import measure
 from medseg_core.types import Geometry
 
@@ -151,6 +153,40 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
     assert found["Volume"] == (pytest.approx(24 * 10 / 1000), "mL")
     assert found["Maximum 3D diameter"] == (pytest.approx(np.sqrt(3**2 + 8**2 + 10**2)), "mm")
     assert found["Long axis"] == (pytest.approx(np.sqrt(3**2 + 8**2)), "mm")
+
+
+def test_frames_of_one_file_are_matched_in_whatever_order_they_stand(tmp_path: Path) -> None:
+    save(make_enhanced(5, order=[3, 0, 4, 1, 2]), tmp_path / "series/all.dcm")
+    series = only_series(tmp_path / "series")
+    geometry = read_slices(series).geometry
+    drawn = np.random.default_rng(0).integers(0, 2, geometry.shape).astype(np.uint8)
+    drawn[..., 2] = 0
+    one = MEANINGS[:1]
+    found = Found(drawn, one, measure(drawn, geometry, {"liver": 1}))
+
+    paths = write_results(tmp_path, series, found, MAKER)
+
+    (segment,) = read_segmentation(paths[0], geometry)
+    np.testing.assert_array_equal(segment.mask, drawn == 1)
+    assert [faults_by_dciodvfy(path) for path in paths] == [[], []]
+
+
+def test_an_x_ray_gets_a_segmentation_of_one_frame(tmp_path: Path) -> None:
+    image = make_slice(
+        ImagePositionPatient=None, ImageOrientationPatient=None, FrameOfReferenceUID=None, Modality="CR"
+    )
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    save(image, tmp_path / "series/one.dcm")
+    series = only_series(tmp_path / "series")
+    geometry = read_slices(series).geometry
+    drawn = np.random.default_rng(0).integers(0, 2, geometry.shape).astype(np.uint8)
+    found = Found(drawn, MEANINGS[:1], measure(drawn, geometry, {"liver": 1}))
+
+    paths = write_results(tmp_path, series, found, MAKER)
+
+    pixels = np.squeeze(pydicom.dcmread(paths[0]).pixel_array)
+    np.testing.assert_array_equal(pixels.T, drawn)
+    assert [faults_by_dciodvfy(path) for path in paths] == [[], []]
 
 
 def test_a_study_id_that_is_too_long_is_cut(tmp_path: Path) -> None:
