@@ -212,3 +212,34 @@ def test_files_and_series_are_asked_for_apart(tmp_path: Path, call: Predict) -> 
     told = call("predict", site, "--image", series, "--image", "scan.nii.gz", "--out", tmp_path / "out")
     assert told.code == 2
     assert "scan.nii.gz is no folder and no query of the PACS" in told.err
+
+
+TWO = [{"name": "ct", "modality": "CT"}, {"name": "mr", "modality": "MR"}]
+
+
+def test_a_model_of_two_channels_takes_a_folder_for_each(tmp_path: Path, call: Predict) -> None:
+    site = make_site_with_model(tmp_path, scope_of(), channels=TWO).root
+    ct, mr = scanned(tmp_path), scanned(tmp_path, "mr", modality="MR")
+    told = call("predict", site, "--image", f"{ct},{mr}", "--out", tmp_path / "out")
+    assert (told.code, told.err) == (0, "")
+    (source,) = scan(ct).series
+    segmentation = pydicom.dcmread(tmp_path / "out/ct/segmentation.dcm")
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == source.series_uid
+    assert len(predicted(tmp_path / "out/ct")["series_uids"]) == 2
+
+
+def test_channels_are_found_in_one_folder_by_their_modality(tmp_path: Path, call: Predict) -> None:
+    site = make_site_with_model(tmp_path, scope_of(), channels=TWO).root
+    scanned(tmp_path / "study", "a", modality="MR")
+    scanned(tmp_path / "study", "b")
+    told = call("predict", site, "--image", tmp_path / "study", "--out", tmp_path / "out")
+    assert (told.code, told.err) == (0, "")
+    assert (tmp_path / "out/study/segmentation.dcm").is_file()
+
+
+def test_channels_on_different_grids_are_refused(tmp_path: Path, call: Predict) -> None:
+    site = make_site_with_model(tmp_path, scope_of(), channels=TWO).root
+    ct, mr = scanned(tmp_path), scanned(tmp_path, "mr", modality="MR", directions=OBLIQUE)
+    told = call("predict", site, "--image", f"{ct},{mr}", "--out", tmp_path / "out")
+    assert told.code == 1
+    assert "case ct: channel mr direction " in told.err
