@@ -233,6 +233,8 @@ def predict(
     model = models_of(site).in_use()
     own = own_part(SiteState(folder / "state"), model.name)
     if not any(is_of_series(text) for text in image):
+        if force or store:
+            raise click.UsageError("--force and --store are for series of DICOM")
         from medseg_core.commands.predict import segment_images
 
         return segment_images(model, image, out, device=device, personal=own)

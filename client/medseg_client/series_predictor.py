@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 import typer
 
-from medseg_client.pacs import Pacs, pacs_of
+from medseg_client.pacs import SCHEME, Pacs, pacs_of
 from medseg_client.series_results import told, write_prediction
-from medseg_client.series_sources import SeriesCase, cases_of, is_of_series
+from medseg_client.series_sources import SeriesCase, case_in, cases_of, is_of_series
 from medseg_client.site_folder import SiteFolder
-from medseg_core.errors import DataError, FaultyCasesError, OutputExistsError
+from medseg_core.errors import DataError, FaultyCasesError, OutputExistsError, SameOutputError
 from medseg_core.learning.model_package import LoadedModel, read_model
 from medseg_core.learning.series_prediction import SeriesPrediction, predict_series, threshold_of
 
@@ -43,9 +43,11 @@ class SeriesPredictor:
     def run(self, sources: Sequence[str]) -> Outcome:
         """Segment the cases of each source; one that does not serve is no reason to leave out the others.
 
-        Raises OutputExistsError, PacsError leaves, UnusableFolderError, SegmentationMemoryError.
+        Raises OutputExistsError and SameOutputError before anything is computed of folders, PacsError leaves,
+        UnusableFolderError, SegmentationMemoryError.
         """
         outcome = Outcome()
+        self._require_new(sources)
         for text in sources:
             for case in cases_of(text, self.model.experiment.task, self.pacs):
                 outcome.n_cases += 1
@@ -54,6 +56,15 @@ class SeriesPredictor:
                 except DataError as fault:
                     outcome.faults.append(fault)
         return outcome
+
+    def _require_new(self, sources: Sequence[str]) -> None:
+        """Each folder given has a folder of results of its own, and nothing lies there yet."""
+        owners: dict[str, Path] = {}
+        for case in (case_in(text) for text in sources if not text.startswith(SCHEME)):
+            if (other := owners.setdefault(case.name.lower(), case.folders[0])) is not case.folders[0]:
+                raise SameOutputError(other, case.folders[0], case.name)
+            if (self.out / case.name).exists():
+                raise OutputExistsError(self.out / case.name)
 
     def _predict(self, case: SeriesCase) -> SeriesPrediction:
         folder = self.out / case.name

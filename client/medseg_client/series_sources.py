@@ -38,14 +38,19 @@ def is_of_series(text: str) -> bool:
     return text.startswith(SCHEME) or Path(text).is_dir() or all(Path(p).is_dir() for p in text.split(","))
 
 
+def case_in(text: str) -> SeriesCase:
+    """The case in one folder, or in several joined by commas; named after the first."""
+    folders = [Path(text)] if Path(text).is_dir() else [Path(part) for part in text.split(",")]
+    return SeriesCase(folders[0].absolute().name, tuple(folders))
+
+
 def cases_of(text: str, task: Task, pacs: Callable[[], Pacs]) -> Iterator[SeriesCase]:
     """The case in folders, or each that a query finds; what was fetched is gone when the next case is asked for.
 
     Raises PacsError leaves, SeriesChoiceError.
     """
     if not text.startswith(SCHEME):
-        folders = [Path(text)] if Path(text).is_dir() else [Path(part) for part in text.split(",")]
-        yield SeriesCase(folders[0].absolute().name, tuple(folders))
+        yield case_in(text)
         return
     for found in _found(text, task, pacs()):
         with tempfile.TemporaryDirectory(prefix="medseg-") as folder:

@@ -243,3 +243,19 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path, call: Predict) 
     told = call("predict", site, "--image", f"{ct},{mr}", "--out", tmp_path / "out")
     assert told.code == 1
     assert "case ct: channel mr direction " in told.err
+
+
+def test_two_folders_of_one_name_are_refused_before_anything_is_computed(
+    tmp_path: Path, call: Predict
+) -> None:
+    site = site_of(tmp_path, scope_of())
+    first, second = scanned(tmp_path / "a"), scanned(tmp_path / "b")
+    told = call("predict", site, "--image", first, "--image", second, "--out", tmp_path / "out")
+    assert (told.code, "would both be segmented into ct" in told.err) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_cannot_be_sent_to_the_pacs(tmp_path: Path, call: Predict) -> None:
+    site = site_of(tmp_path, scope_of())
+    told = call("predict", site, "--image", "scan.nii.gz", "--out", tmp_path / "out", "--store")
+    assert (told.code, "are for series of DICOM" in told.err) == (2, True)

@@ -18,7 +18,9 @@ from builders import (
     site_key,
 )
 
+from medseg_client.approval import words
 from medseg_client.egress import EgressGuard, Question
+from medseg_client.policy import Policy
 from medseg_core.learning.model_package import read_model
 from medseg_core.learning.scope import Moments, features_of, to_figures
 from medseg_core.learning.uncertainty import uncertainty_of
@@ -129,3 +131,10 @@ def test_moments_stay_where_policy_keeps_their_statistics(tmp_path: Path) -> Non
 
 def test_nothing_is_told_that_was_not_asked_for() -> None:
     assert released(EgressGuard(site_key("north")), (9, 9), asked=False) == set()
+
+
+def test_a_hospital_is_told_of_moments_before_it_agrees() -> None:
+    told = "\n".join(words(EXPERIMENT, Policy()))
+    assert "mean and deviation, over training cases, of their spacing" in told
+    assert "mean and deviation, over validation cases, of how unsure" in told
+    assert "mean and deviation" not in "\n".join(words(EXPERIMENT, Policy(statistics=("test",))))
