@@ -219,6 +219,10 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Segment DICOM cases that are held, too.")] = False,
     store: Annotated[bool, typer.Option("--store", help="Send results of DICOM cases to the PACS.")] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Say of files, too, how far each is to be trusted, with maps."),
+    ] = False,
 ) -> None:
     """Segment images with the approved model, as this site made it its own, on the grid of each image.
 
@@ -237,7 +241,7 @@ def predict(
             raise click.UsageError("--force and --store are for series of DICOM")
         from medseg_core.commands.predict import segment_images
 
-        return segment_images(model, image, out, device=device, personal=own)
+        return segment_images(model, image, out, device=device, personal=own, with_uncertainty=uncertainty)
     from medseg_client.series_predictor import predict_as_asked
 
     predict_as_asked(site, model, image, out, device=device, personal=own, is_forced=force, is_stored=store)

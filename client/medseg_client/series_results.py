@@ -52,7 +52,7 @@ def told(name: str, prediction: SeriesPrediction) -> str:
     threshold = "no threshold: the model has none"
     if prediction.threshold is not None:
         threshold = f"threshold {prediction.threshold:.3f}"
-    sure = f"uncertainty {drawn.score:.3f} ({threshold})"
+    sure = f"uncertainty {drawn.uncertainty.score:.3f} ({threshold})"
     if prediction.state == "held":
         return f"{name}: held, {reasons}; segmented all the same, {sure}"
     if prediction.state == "flagged":
@@ -63,8 +63,8 @@ def told(name: str, prediction: SeriesPrediction) -> str:
 def _write_drawn(
     folder: Path, model: LoadedModel, series: Sequence[Series], prediction: SeriesPrediction, drawn: Drawn
 ) -> tuple[Path, ...]:
-    write_image(folder / ENTROPY, drawn.entropy, prediction.geometry)
-    write_image(folder / DISAGREEMENT, drawn.disagreement, prediction.geometry)
+    write_image(folder / ENTROPY, drawn.uncertainty.entropy, prediction.geometry)
+    write_image(folder / DISAGREEMENT, drawn.uncertainty.disagreement, prediction.geometry)
     task, origin = model.experiment.task, model.provenance
     codes = task.codes or {}
     meanings = tuple(

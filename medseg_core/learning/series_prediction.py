@@ -24,7 +24,7 @@ from medseg_core.imaging.measurements import Measurements, measure
 from medseg_core.learning.file_prediction import memory_guard, segment_prepared
 from medseg_core.learning.model_package import LoadedModel
 from medseg_core.learning.scope import Scope, range_faults, window_faults
-from medseg_core.learning.uncertainty import map_on_file, uncertainty_of
+from medseg_core.learning.uncertainty import Uncertainty, on_file, uncertainty_of
 from medseg_core.types import Case, Geometry, LoadedCase, Volume
 
 State = Literal["held", "flagged", "segmented"]
@@ -35,9 +35,7 @@ class Drawn:
     """What the model draws on a case, on the grid of the first series."""
 
     labels: npt.NDArray[np.uint8]  # (i, j, k): 0 background, 1.. in the order of the task's labels
-    entropy: npt.NDArray[np.float32]  # (i, j, k), nats
-    disagreement: npt.NDArray[np.float32]  # (i, j, k), nats
-    score: float  # uncertainty of the case, 0 to 1
+    uncertainty: Uncertainty  # maps (i, j, k)
     measurements: dict[str, Measurements]
 
 
@@ -56,7 +54,9 @@ class SeriesPrediction:
         if self.reasons:
             return "held"
         is_flagged = (
-            self.drawn is not None and self.threshold is not None and self.drawn.score > self.threshold
+            self.drawn is not None
+            and self.threshold is not None
+            and self.drawn.uncertainty.score > self.threshold
         )
         return "flagged" if is_flagged else "segmented"
 
@@ -66,7 +66,7 @@ class SeriesPrediction:
             "state": self.state,
             "reasons": list(self.reasons),
             "uncertainty": {
-                "score": self.drawn.score if self.drawn else None,
+                "score": self.drawn.uncertainty.score if self.drawn else None,
                 "threshold": self.threshold,
             },
             "labels": {name: found.to_json() for name, found in self.drawn.measurements.items()}
@@ -126,7 +126,6 @@ def _prepared(series: Sequence[Series], task: Task, name: str) -> PreprocessedCa
 def _draw(model: LoadedModel, case: PreprocessedCase) -> Drawn:
     labels = segment_prepared(model, case)
     with memory_guard(case, next(model.network.parameters()).device):
-        found = uncertainty_of([model.network], case, model.experiment)
-        entropy, disagreement = map_on_file(found.entropy, case), map_on_file(found.disagreement, case)
+        found = on_file(uncertainty_of([model.network], case, model.experiment), case)
     values = {name: n for n, name in enumerate(model.experiment.task.labels, start=1)}
-    return Drawn(labels, entropy, disagreement, found.score, measure(labels, case.original, values))
+    return Drawn(labels, found, measure(labels, case.original, values))

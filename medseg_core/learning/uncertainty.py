@@ -45,7 +45,7 @@ class View:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What the members say of one case, on the preprocessed grid."""
+    """What the members say of one case, on the preprocessed grid or on that of its file."""
 
     entropy: Float32[np.ndarray, "*s"]  # nats: 0 to ln(classes)
     disagreement: Float32[np.ndarray, "*s"]  # nats: 0 to the entropy
@@ -83,12 +83,13 @@ def uncertainty_of(
     return Uncertainty(entropy, disagreement, disagreement_score(label_maps, experiment.task.n_classes))
 
 
-def map_on_file(values: Float32[np.ndarray, "*s"], case: PreprocessedCase) -> Float32[np.ndarray, "..."]:
-    """A map of a case on the grid of its file; what preprocessing cut away is 0."""
+def on_file(found: Uncertainty, case: PreprocessedCase) -> Uncertainty:
+    """The maps on the grid of the case's file; what preprocessing cut away is 0."""
     if case.geometry == case.original:
-        return values
-    moved = resample_to(Volume(values[None], case.geometry), case.original, is_label=False)
-    return np.asarray(moved.voxels[0], np.float32)
+        return found
+    maps = Volume(np.stack([found.entropy, found.disagreement]), case.geometry)
+    entropy, disagreement = resample_to(maps, case.original, is_label=False).voxels
+    return Uncertainty(entropy, disagreement, found.score)
 
 
 def entropy_of(probabilities: Float32[np.ndarray, "k *s"]) -> Float32[np.ndarray, "*s"]:
