@@ -1,12 +1,15 @@
 """Small DICOM files for tests: every voxel holds `1000 k + 10 row + column`, so that any mistake of place shows."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -69,10 +72,14 @@ def dataset(sop_class: str, instance: str) -> Dataset:
 
 
 def change(made: Dataset, **attributes: Any) -> Dataset:
-    """The dataset with other attributes; None takes one away."""
-    with disable_value_validation():
+    """The dataset with other attributes; None takes one away, bytes of a number are written as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for keyword, value in attributes.items():
-            if value is not None:
+            if isinstance(value, bytes) and dictionary_VR(keyword) == "DS":
+                tag = Tag(keyword)
+                made[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True, True)
+            elif value is not None:
                 setattr(made, keyword, value)
             elif keyword in made:
                 del made[keyword]
@@ -82,7 +89,8 @@ def change(made: Dataset, **attributes: Any) -> Dataset:
 def save(made: Dataset, path: Path) -> Path:
     """The object as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with disable_value_validation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         made.save_as(path, enforce_file_format=True)
     return path
 

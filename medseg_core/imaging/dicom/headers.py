@@ -3,6 +3,7 @@
 Attributes come as text, finite numbers or items through the functions here, and what is wrong is told in our words.
 """
 
+import logging
 import math
 import struct
 import warnings
@@ -46,6 +47,9 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
+
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # what matters is checked here
+logging.getLogger("pydicom").propagate = False  # it logs values of headers, which may name a patient
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def read_segmentation(
     masks = {number: np.zeros(shape[::-1], bool) for number in described}  # (k, j, i)
     threshold = _threshold(header, path, kind)
     nothing = {0, int(number(header, "PixelPaddingValue", path) or 0)}  # of a labelmap
-    for index, stored in stored_frames(path, range(len(placed))):
+    for index, stored in stored_frames(path, len(placed)):
         at = placed[index]
         shown = _by_value(stored, nothing) if at.segment is None else {at.segment: stored >= threshold}
         for segment, mask in shown.items():

@@ -89,15 +89,18 @@ def _points_mm(contour: Dataset, path: Path) -> npt.NDArray[np.float64]:
 def _fill(
     mask: npt.NDArray[np.bool_], points_mm: npt.NDArray[np.float64], reference: Geometry, path: Path
 ) -> None:
-    """Turn the voxels inside a contour, `mask` being `(k, j, i)`; what is beyond the image's edge is cut. Raises ForeignSegmentationError."""
+    """Turn the voxels inside a contour, `mask` being `(k, j, i)`; what is beyond the image's edge is cut.
+
+    Raises ForeignSegmentationError.
+    """
     at = to_index(points_mm, reference)
     k = int(np.rint(at[:, 2].mean()))
     if abs(at[:, 2] - k).max() > NEAR:
         raise ForeignSegmentationError(path, "one of its contours does not lie in a slice of the image")
     if not 0 <= k < len(mask):
         raise ForeignSegmentationError(path, "one of its contours lies where the image has no slice")
-    is_inside = (at[:, :2] > -1) & (at[:, :2] < reference.shape[:2])
-    if not is_inside.all(axis=1).any():
+    last = np.asarray(reference.shape[:2]) - 1
+    if (at[:, :2].max(axis=0) < 0).any() or (at[:, :2].min(axis=0) > last).any():
         raise ForeignSegmentationError(path, "one of its contours lies outside the image")
     rows, columns = polygon(at[:, 1], at[:, 0], mask.shape[1:])  # type: ignore[no-untyped-call]
     mask[k, rows, columns] ^= True

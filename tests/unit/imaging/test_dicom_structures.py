@@ -22,12 +22,8 @@ GRID = Geometry((12, 10, 4), (0.5, 0.7, 3.0), (10.0, -20.0, 30.0), tuple(np.eye(
 
 def box(k, left, right, top, bottom, grid=GRID):
     """A contour half a voxel around columns `left..right` and rows `top..bottom` of slice `k`."""
-    corners = [
-        (left - 0.5, top - 0.5),
-        (right + 0.5, top - 0.5),
-        (right + 0.5, bottom + 0.5),
-        (left - 0.5, bottom + 0.5),
-    ]
+    left, right, top, bottom = left - 0.5, right + 0.5, top - 0.5, bottom + 0.5
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     matrix = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing_mm)
     return [(np.asarray(grid.origin_mm) + matrix @ (i, j, k)).tolist() for i, j in corners]
 
@@ -85,6 +81,10 @@ def test_contours_on_oblique_slices(tmp_path):
     np.testing.assert_array_equal(found, expected((2, 2, 8, 3, 6)))
 
 
+def test_a_contour_beyond_the_edge_is_cut_there(tmp_path):
+    np.testing.assert_array_equal(mask_of(tmp_path, [box(1, 8, 20, 1, 4)]), expected((1, 8, 20, 1, 4)))
+
+
 def test_points_and_structures_without_contours_hold_no_voxel(tmp_path):
     made = make_structures({"marker": [], "nothing": []})
     made.ROIContourSequence[0].ContourSequence = [make_contour([place(1)], "POINT")]
@@ -111,7 +111,7 @@ def test_structures_that_overlap_keep_their_masks(tmp_path):
         ([*box(1, 1, 4, 1, 4)[:3], box(2, 1, 4, 1, 4)[3]], "does not lie in a slice of the image"),
         (box(4, 1, 4, 1, 4), "lies where the image has no slice"),
         (box(-1, 1, 4, 1, 4), "lies where the image has no slice"),
-        (box(1, 1, 40, 1, 4), "lies outside the image"),
+        (box(1, 20, 40, 1, 4), "lies outside the image"),
     ],
 )
 def test_a_contour_that_lies_elsewhere_is_refused(tmp_path, points, fault):
