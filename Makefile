@@ -1,5 +1,5 @@
 # For a fresh machine: `make demo`, `make federation` and `make test`. Python 3.11 and make are all that is needed; nginx,
-# the gateway of a federation, is installed with apt where it is missing.
+# the gateway of a federation, and for tests Orthanc, a PACS, are installed with apt where they are missing.
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a package index for torch: a CPU or a CUDA build
 #   PYTHON=python3.11                                  the interpreter to start from
 PYTHON ?= python3

@@ -122,7 +122,13 @@ def leaks(folder: SiteFolder, accounts: dict[Role, Account]) -> Iterator[tuple[A
     """What an account can read and must not. Needs root. Raises EnclosureError."""
     tls = [folder.key("tls"), folder.local_key, folder.proxy_login]
     node = [folder.key("node"), folder.run(Role.RELAY)]
-    trainers = [folder.key("signing"), images_of(folder), *(folder.root / name for name in TRAINERS)]
+    of_imports = [folder.pseudonym_key, folder.pacs_login, folder.imports]
+    trainers = [
+        folder.key("signing"),
+        images_of(folder),
+        *of_imports,
+        *(folder.root / name for name in TRAINERS),
+    ]
     forbidden = {
         Role.TRAINER: [*tls, *node, folder.hop.parent],
         Role.RELAY: [*tls, *trainers],

@@ -65,7 +65,8 @@ def segment_files(
 ) -> tuple[DataError, ...]:
     """Segment each case into `folder`, with a list `predictions.json`; returns the faults of those that do not serve.
 
-    `with_uncertainty` adds maps of entropy and disagreement, and to the list how far each case is to be trusted. A file is written whole or not at all, and replaces none: raises OutputExistsError, SameOutputError before
+    `with_uncertainty` adds maps of entropy and disagreement, and to the list how far each case is to be trusted.
+    A file is written whole or not at all, and replaces none: raises OutputExistsError, SameOutputError before
     anything is computed. Raises UnusableFolderError, SegmentationMemoryError.
     """
     task = model.experiment.task

@@ -11,7 +11,7 @@ from medseg_client.importing.folder import MANIFEST, ImportFolder
 from medseg_client.importing.private_record import PrivateRecord
 from medseg_client.importing.pseudonyms import pseudonyms_of
 from medseg_client.importing.run import Tally, import_all
-from medseg_client.importing.source import scans
+from medseg_client.importing.source import Sources, scans
 from medseg_client.importing.study import Importer
 from medseg_client.pacs import pacs_of
 from medseg_client.site_folder import SiteFolder
@@ -29,7 +29,8 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
     Raises IncompleteImportError where a study was left out with a fault, NothingImportedError, and MedsegError leaves
     that stopped it.
     """
-    settings = site.settings
+    settings, wanted = site.settings, Sources.parse(sources)
+    pacs = pacs_of(site) if wanted.queries else None
     task = settings.task_here(_task(site, experiment))
     names = pseudonyms_of(site.pseudonym_key)
     with sole_use(out):
@@ -40,7 +41,7 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
             raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
         importer = Importer(task, names, folder, settings.name)
         with _Bars() as bars:
-            found = scans(sources, lambda: pacs_of(site), site.imports / "fetched", bars)
+            found = scans(wanted, pacs, site.imports / "fetched", bars)
             tally = import_all(found, importer, record, bars.study)
     _tell(tally, folder)
 

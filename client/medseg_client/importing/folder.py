@@ -108,6 +108,7 @@ class ImportFolder:
 
         Raises UnusableFolderError.
         """
+        shutil.rmtree(self._part, ignore_errors=True)
         cases = self.cases()
         names = {case.case_id for case in cases}
         for path in (path for folder in _FOLDERS for path in (self.root / folder).glob("*")):

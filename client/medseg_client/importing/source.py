@@ -1,7 +1,7 @@
 """Where DICOM comes from: folders, which are scanned whole, or the PACS, of which one study at a time is fetched."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -63,24 +63,37 @@ def _by_study(series: Sequence[Series]) -> dict[tuple[str, str], tuple[Series, .
     }
 
 
-def scans(sources: Sequence[str], pacs: Callable[[], Pacs], work: Path, watch: Watch) -> Iterator[Scan]:
+@dataclass(frozen=True)
+class Sources:
+    """Folders and queries of one import."""
+
+    folders: tuple[Path, ...]
+    queries: tuple[SeriesQuery, ...]
+
+    @staticmethod
+    def parse(texts: Sequence[str]) -> "Sources":
+        """What the texts name. Raises NoSourceError, PacsQueryError."""
+        folders = tuple(Path(text) for text in texts if not text.startswith(SCHEME))
+        if not all(folder.is_dir() for folder in folders):
+            raise NoSourceError("is neither a folder nor a query")
+        return Sources(folders, tuple(SeriesQuery.parse(text) for text in texts if text.startswith(SCHEME)))
+
+
+def scans(sources: Sources, pacs: Pacs | None, work: Path, watch: Watch) -> Iterator[Scan]:
     """What is in folders and answers queries; the files of a scan may be gone when the next is asked for.
 
-    `work` is a folder for what comes from the PACS, whose owner alone can enter it. Raises NoSourceError, PacsError
-    leaves, PacsQueryError, DicomError leaves.
+    `pacs` is for queries; `work` is a folder for what comes from it, inside one that its owner alone can enter.
+    Raises PacsError and DicomError leaves.
     """
-    folders = [Path(text) for text in sources if not text.startswith(SCHEME)]
-    queries = [SeriesQuery.parse(text) for text in sources if text.startswith(SCHEME)]
-    for folder in folders:
-        if not folder.is_dir():
-            raise NoSourceError("is neither a folder nor a query")
-    if folders:
-        files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-        found = scan(folders[0] if len(folders) == 1 else files, progress=watch.headers)
+    if sources.folders:
+        first, *others = sources.folders
+        files = [path for folder in sources.folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        found = scan(files if others else first, progress=watch.headers)
         watch.studies(len(studies_of(found)))
         yield found
-    for query in queries:
-        yield from _fetched(pacs(), query, work, watch)
+    for query in sources.queries:
+        assert pacs is not None, "whoever has queries has a PACS"
+        yield from _fetched(pacs, query, work, watch)
 
 
 def _fetched(pacs: Pacs, query: SeriesQuery, work: Path, watch: Watch) -> Iterator[Scan]:

@@ -84,19 +84,22 @@ class Importer:
     ) -> Volume:
         """The label map `(1, i, j[, k])` on the grid of the first channel; of labels that overlap the later wins.
 
-        Each drawing is read on the grid of the series that it was drawn on.
+        Each drawing is read on the grid of the series that it was drawn on. Of a label drawn on several channels that
+        on the first counts.
         """
         reference, masks, found = next(iter(volumes.values())).geometry, dict[int, Volume](), 0
         for number, series in chosen.items():
-            grid = volumes[number].geometry
+            grid, drawn_here = volumes[number].geometry, set[int]()
             for segment in _segments(study, series, grid):
                 found += 1
                 if (label := self._label(segment)) is None:
                     continue
-                if label in masks:
+                if label in drawn_here:
                     raise RepeatedLabelError(case_id, list(self.task.labels)[label - 1])
-                mask = Volume(segment.mask[None].astype(np.uint8), grid)
-                masks[label] = resample_to(mask, reference, is_label=True)
+                drawn_here.add(label)
+                if label not in masks:
+                    mask = Volume(segment.mask[None].astype(np.uint8), grid)
+                    masks[label] = resample_to(mask, reference, is_label=True)
         if not masks:
             raise NoLabelsError(case_id, found)
         classes = np.zeros((1, *reference.shape), np.uint8)

@@ -234,12 +234,14 @@ def test_a_source_that_is_not_there_is_told_without_its_path(
     assert outcome.code == 1
     assert "is neither a folder nor a query. Name a folder" in outcome.err
     assert "ADA" not in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_query_without_a_pacs_is_told(run: Callable[..., Outcome]) -> None:
+def test_a_query_without_a_pacs_is_told(run: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = run("pacs:patient=7")
     assert outcome.code == 1
     assert "site.toml names no PACS" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_a_task_the_approved_experiment_says_what_is_wanted(
