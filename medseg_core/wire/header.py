@@ -56,8 +56,8 @@ class Header(BaseModel):
     that it brings (0, 0: none); `kept_round` and `kept_attempt`, in a train request, that of the best model so far,
     whose state the site is to keep. A train request with `split` asks for the validation score of the model that it
     brings, too: that of the round before. A test request whose `counts` hold `scope` asks for moments of the model's
-    scope, too. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it left:
-    whoever keeps them can tell later whether lines were cut from it.
+    scope, too. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
+    left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
