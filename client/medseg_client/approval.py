@@ -50,6 +50,10 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
         yield f"- at the end: {_STATISTICS['test']}"
         if federation.has_personal_models:
             yield "- with that: the same of this site's own model, which is not sent"
+        if "site" in policy.statistics:
+            yield "- with that: mean and deviation, over training cases, of their spacing and percentiles of intensity"
+        if "validation" in policy.statistics:
+            yield "- with that: mean and deviation, over validation cases, of how unsure the model is"
     if epochs := federation.fine_tuning.epochs:
         yield f"For itself this site then trains the chosen model {epochs} times more over its training cases."
     yield "No image, label map, name or case identifier leaves."

@@ -211,23 +211,42 @@ def predict(
     folder: Folder,
     image: Annotated[
         list[str],
-        typer.Option(help="An image file; repeat it for more cases. Join the files of one case by commas."),
+        typer.Option(
+            help="An image file, a folder with a DICOM series, or series of the PACS (pacs:patient=..); repeat it for "
+            "more cases. Join the files or folders of one case by commas."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the segmentations and predictions.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Segment DICOM cases that are held, too.")] = False,
+    store: Annotated[bool, typer.Option("--store", help="Send results of DICOM cases to the PACS.")] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Say of files, too, how far each is to be trusted, with maps."),
+    ] = False,
 ) -> None:
-    """Segment images with the approved model, as this site made it its own: label maps on the grid of each image.
+    """Segment images with the approved model, as this site made it its own, on the grid of each image.
 
     Research use only.
     """
     from medseg_client.models import models_of
     from medseg_client.personal import own_part
+    from medseg_client.series_sources import is_of_series
     from medseg_client.site_state import SiteState
-    from medseg_core.commands.predict import segment_images
 
-    model = models_of(SiteFolder(folder)).in_use()
+    site = SiteFolder(folder)
+    model = models_of(site).in_use()
     own = own_part(SiteState(folder / "state"), model.name)
-    segment_images(model, image, out, device=device, personal=own)
+    if not any(is_of_series(text) for text in image):
+        if force or store:
+            raise click.UsageError("--force and --store are for series of DICOM")
+        from medseg_core.commands.predict import segment_images
+
+        return segment_images(model, image, out, device=device, personal=own, with_uncertainty=uncertainty)
+    from medseg_client.series_predictor import predict_as_asked
+
+    predict_as_asked(site, model, image, out, device=device, personal=own, is_forced=force, is_stored=store)
+    return None
 
 
 @app.command()

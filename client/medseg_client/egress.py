@@ -20,9 +20,21 @@ from medseg_core.assessment.metrics import METRICS
 from medseg_core.errors import WireError
 from medseg_core.federation.codec import encode_kinds
 from medseg_core.federation.update import DELTA, ModelSpec, check_update, spec_for
+from medseg_core.learning.scope import SCOPE_FIGURES, UNCERTAINTY
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, naming, seal
-from medseg_core.wire.header import GAIN, PERSONAL, SCORE, SCORED_CASES, Header, Kind, refusal_to, reply_to
+from medseg_core.wire.header import (
+    GAIN,
+    PERSONAL,
+    SCOPE,
+    SCOPE_WANTED,
+    SCORE,
+    SCORED_CASES,
+    Header,
+    Kind,
+    refusal_to,
+    reply_to,
+)
 from medseg_core.wire.site_facts import FACT_NAMES
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
@@ -91,6 +103,16 @@ class EgressGuard:
         self.policy.require_patients("evaluate", n_patients)
         self._require_budget("evaluate", question)
 
+    def scope_allowed(self, n_train: int, n_validation: int) -> tuple[bool, bool]:
+        """Whether moments of so many training and validation patients may leave with the test figures.
+
+        Those of training tell of the cohort, as a description does (`site`), those of validation of scores.
+        """
+        if self.policy is None:
+            return True, True
+        told, least = self.policy.statistics, self.policy.min_patients_score
+        return "site" in told and n_train >= least, "validation" in told and n_validation >= least
+
     def budget_left(self, kind: Kind, task: str) -> int:
         """How many more answers of a kind the policy, which is there, gives to a task."""
         assert self.policy is not None
@@ -154,19 +176,34 @@ class EgressGuard:
         n_patients: int,
         scalars: Mapping[str, float | None] = MappingProxyType({}),
         labels: Sequence[str] = (),
+        scope_patients: tuple[int, int] = (0, 0),
     ) -> Envelope:
         """A reply of figures alone: those that are known here by name, with a label of the task before it or none.
 
-        A figure that is not finite leaves as null. Raises PolicyError.
+        Moments of the model's scope rest on `scope_patients`, of training and validation; those that policy keeps are
+        left out. A figure that is not finite leaves as null. Raises PolicyError.
         """
         self.require_allowed(question, n_patients)
         if question.header.kind == "describe" and self.policy and "site" not in self.policy.statistics:
             scalars = {}
+        scalars = self._within_scope(scalars, scope_patients)
         _require_declared(scalars, _figures(question.header, labels))
         header = reply_to(
             question.header, counts=_declared_counts(question, counts), scalars=_defined(scalars)
         )
         return self._release(question, header, b"")
+
+    def _within_scope(
+        self, scalars: Mapping[str, float | None], patients: tuple[int, int]
+    ) -> Mapping[str, float | None]:
+        """The figures without moments that policy keeps."""
+        training, validation = self.scope_allowed(*patients)
+        of_validation = f"{SCOPE}{UNCERTAINTY}/"
+
+        def may_leave(name: str) -> bool:
+            return not name.startswith(SCOPE) or (validation if name.startswith(of_validation) else training)
+
+        return {name: value for name, value in scalars.items() if may_leave(name)}
 
     def release_refusal(self, question: Question, code: RefusalCode) -> Envelope:
         """A refusal: a code, no text."""
@@ -233,7 +270,8 @@ def _figures(request: Header, labels: Sequence[str]) -> set[str]:
             return {"dice"}
         case "evaluate", "test":
             figures = _TEST | {f"{label}/{name}" for label in labels for name in _TEST}
-            return figures | {f"{PERSONAL}{name}" for name in figures}
+            figures |= {f"{PERSONAL}{name}" for name in figures}
+            return figures | (SCOPE_FIGURES if request.counts.get(SCOPE_WANTED) else set())
         case "describe", _:
             return FACT_NAMES
         case _:

@@ -1,5 +1,6 @@
 """The data side of a site: a signed request in, a signed reply out. The only code of a federation that sees images."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from medseg_client.approval import experiment_in
 from medseg_client.egress import EgressGuard, Question
 from medseg_client.fault_codes import code_of
+from medseg_client.model_scope import SCOPE_FILE, scope_patients, scope_told
 from medseg_client.models import Models
-from medseg_client.personal import (
-    fine_tuning_of,
-    own_weights,
-    told_and_kept,
-    whole,
-)
+from medseg_client.personal import fine_tuning_of, own_weights, told_and_kept, whole
 from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_facts import facts_as_scalars
 from medseg_client.site_state import SiteState
@@ -356,6 +353,7 @@ class Trainer:
             scalars: dict[str, float | None] = {"dice": validation_dice(network, cases, experiment)}
         else:
             shared, personal = evaluate_test(network, cases, experiment), None
+            scope = scope_told(request, self._guard, network, data, experiment)
             if (recipe := fine_tuning_of(experiment)) is not None:
                 fit = partial(self._fit, experiment, data.train, recipe=recipe, is_over=is_over)
                 fit(context=RoundContext(request.site, 1), start=weights, rule=LocalRule())
@@ -364,13 +362,15 @@ class Trainer:
                 set_weights(network, own)
                 personal = evaluate_test(network, cases, experiment)
             scalars, kept = told_and_kept(shared, personal, own, experiment)
-            attachments |= kept
+            scalars |= scope
+            attachments |= {**kept, SCOPE_FILE: json.dumps(scope).encode()}
         reply = self._guard.release_figures(
             question,
             counts={"cases": len(cases)},
             scalars=scalars,
             n_patients=n_patients,
             labels=tuple(experiment.task.labels),
+            scope_patients=scope_patients(data),
         ).to_bytes()
         self._state.commit(request, question.sha256, reply, attachments=attachments)
         return reply

@@ -12,11 +12,18 @@ from medseg_core.errors import FaultyCasesError
 
 
 def segment_images(
-    model_folder: Path, images: Sequence[str], out: Path, *, device: str, personal: Path | None = None
+    model_folder: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    device: str,
+    personal: Path | None = None,
+    with_uncertainty: bool = False,
 ) -> None:
     """Segment each of `images`, texts as `files_of` reads them, into the folder `out`.
 
-    `personal` is a file of the tensors that are a site's own. Raises MedsegError leaves.
+    `personal` is a file of the tensors that are a site's own; `with_uncertainty` as in `segment_files`.
+    Raises MedsegError leaves.
     """
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_core.learning.file_prediction import image_case, segment_files
@@ -27,7 +34,9 @@ def segment_images(
     cases = [image_case(files_of(text)) for text in images]
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("images", total=len(cases))
-        faults = segment_files(model, cases, out, on_case=lambda: progress.advance(bar))
+        faults = segment_files(
+            model, cases, out, on_case=lambda: progress.advance(bar), with_uncertainty=with_uncertainty
+        )
     if len(faults) < len(cases):
         typer.echo(f"{len(cases) - len(faults)} segmented: {out / 'predictions.json'}")
     if faults:

@@ -28,6 +28,23 @@ class Channel(Section):
         return self
 
 
+Code = Annotated[
+    tuple[
+        Annotated[str, Field(min_length=1, max_length=16)],
+        Annotated[str, Field(min_length=1, max_length=16)],
+        Annotated[str, Field(min_length=1, max_length=64)],
+    ],
+    Field(description="value, coding scheme, meaning"),
+]
+
+
+class LabelCode(Section):
+    """`[task.codes.LABEL]`: what a label is in a DICOM result; the scheme of SNOMED CT is SCT."""
+
+    category: Code = ("91723000", "SCT", "Anatomical Structure")  # of DICOM's CID 7150
+    type: Code  # of the structure, such as ["10200004", "SCT", "Liver"]
+
+
 LabelValues = int | tuple[int, ...] | Literal["nonzero"]
 
 
@@ -67,6 +84,9 @@ class Task(Section):
         None  # names in DICOM SEG and RTSTRUCT that are a label
     )
     licence: str | None = None  # of the data, for the model card
+    codes: dict[Name, LabelCode] | None = (
+        None  # of labels, for DICOM results; others get a code of medseg's own
+    )
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> "Task":
@@ -74,6 +94,10 @@ class Task(Section):
             raise ValueError(f"spacing_mm needs {self.spatial_dims} entries, got {len(self.spacing_mm)}")
         if self.spacing_mm is not None and self.longest_side_px is not None:
             raise ValueError("spacing_mm and longest_side_px exclude each other")
+        if unknown := [name for name in self.codes or {} if name not in self.labels]:
+            raise ValueError(
+                f"codes names {unknown[0]}, which is none of the labels: {', '.join(self.labels)}"
+            )
         if len({c.name for c in self.channels}) != len(self.channels):
             raise ValueError("two channels have the same name")
         for name in set(self.segments or ()) - set(self.labels):

@@ -23,9 +23,12 @@ from medseg_core.imaging.io import file_suffix, with_slice_axis, write_image
 from medseg_core.imaging.pictures import PICTURE_SUFFIXES
 from medseg_core.learning.model_package import LoadedModel
 from medseg_core.learning.prediction import LabelMap, segment_original
+from medseg_core.learning.scope import range_faults, window_faults
+from medseg_core.learning.uncertainty import Uncertainty, on_file, uncertainty_of
 from medseg_core.types import Case, Geometry
 
 LIST = "predictions.json"
+MAPS = ("entropy", "disagreement")
 CPU_PHRASES = (
     "can't allocate memory",
     "not enough memory",
@@ -39,6 +42,8 @@ class Segmentation:
     case: Case
     labels: LabelMap  # (i, j[, k]): 0 background, 1.. in the order of the task's labels
     geometry: Geometry  # of the image file
+    uncertainty: Uncertainty | None = None  # maps (i, j[, k]); None: not asked for
+    outside: tuple[str, ...] = ()  # how the case differs from the training cases, a phrase each; if asked for
 
 
 def image_case(images: Sequence[Path | None]) -> Case:
@@ -51,22 +56,31 @@ def image_case(images: Sequence[Path | None]) -> Case:
 
 
 def segment_files(
-    model: LoadedModel, cases: Sequence[Case], folder: Path, *, on_case: Callable[[], None] = lambda: None
+    model: LoadedModel,
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    on_case: Callable[[], None] = lambda: None,
+    with_uncertainty: bool = False,
 ) -> tuple[DataError, ...]:
     """Segment each case into `folder`, with a list `predictions.json`; returns the faults of those that do not serve.
 
+    `with_uncertainty` adds maps of entropy and disagreement, and to the list how far each case is to be trusted.
     A file is written whole or not at all, and replaces none: raises OutputExistsError, SameOutputError before
     anything is computed. Raises UnusableFolderError, SegmentationMemoryError.
     """
     task = model.experiment.task
     faults: list[DataError] = []
     done: list[dict[str, Any]] = []
-    _require_new(cases, folder, task)
+    maps = MAPS if with_uncertainty else ()
+    _require_new(cases, folder, task, maps)
     for case in cases:
         try:
-            found = segment_case(model, case)
+            found = segment_case(model, case, with_uncertainty=with_uncertainty)
             path = write_segmentation(folder, found, task)
-            done.append(_described(found, path, task))
+            for name in maps:
+                _write_map(folder, found, name)
+            done.append(_described(found, path, task) | _trust(found, model, maps))
             _write_list(folder, model, done)
         except DataError as fault:
             faults.append(fault)
@@ -74,19 +88,26 @@ def segment_files(
     return tuple(faults)
 
 
-def segment_case(model: LoadedModel, case: Case) -> Segmentation:
+def segment_case(model: LoadedModel, case: Case, *, with_uncertainty: bool = False) -> Segmentation:
     """The segmentation of a case's image files on their grid; a label file is not looked at.
 
     Raises CaseError leaves for files that do not serve, SegmentationMemoryError.
     """
     loaded = load_case(replace(case, label=None), model.experiment.task, needs_label=False)
     prepared = preprocess(loaded, model.experiment.task)
-    return Segmentation(case, segment_prepared(model, prepared), prepared.original)
+    labels = segment_prepared(model, prepared)
+    if not with_uncertainty:
+        return Segmentation(case, labels, prepared.original)
+    with memory_guard(prepared, next(model.network.parameters()).device):
+        found = on_file(uncertainty_of([model.network], prepared, model.experiment), prepared)
+    task = model.experiment.task
+    outside = (*window_faults(prepared, task), *range_faults(prepared, model.provenance.scope, task))
+    return Segmentation(case, labels, prepared.original, found, outside)
 
 
 def segment_prepared(model: LoadedModel, case: PreprocessedCase) -> LabelMap:
     """Label map of a preprocessed case on the grid of its file. Raises SegmentationMemoryError."""
-    with _memory_guard(case, next(model.network.parameters()).device):
+    with memory_guard(case, next(model.network.parameters()).device):
         return segment_original(model.network, case, model.experiment)
 
 
@@ -110,14 +131,44 @@ def output_name(case: Case, task: Task) -> str:
     return f"{case.case_id}_segmentation{suffix}"
 
 
-def _require_new(cases: Sequence[Case], folder: Path, task: Task) -> None:
+def _map_name(case: Case, name: str) -> str:
+    """File of a map: NIfTI, also of a picture, for PNG holds no fractions."""
+    return f"{case.case_id}_{name}.nii.gz"
+
+
+def _write_map(folder: Path, found: Segmentation, name: str) -> None:
+    grid = with_slice_axis(found.geometry, found.case.images[0])
+    write_image(
+        folder / _map_name(found.case, name), getattr(found.uncertainty, name).reshape(grid.shape), grid
+    )
+
+
+def _trust(found: Segmentation, model: LoadedModel, maps: Sequence[str]) -> dict[str, Any]:
+    """What the list says of how far a case is to be trusted; nothing where that was not asked for."""
+    if found.uncertainty is None:
+        return {}
+    score, scope = found.uncertainty.score, model.provenance.scope
+    threshold = scope.threshold if scope else None
+    return {
+        "uncertainty": {
+            "score": score,
+            "threshold": threshold,
+            "flagged": None if threshold is None else score > threshold,
+            "outside_training": list(found.outside),
+            "maps": [_map_name(found.case, name) for name in maps],
+        }
+    }
+
+
+def _require_new(cases: Sequence[Case], folder: Path, task: Task, maps: Sequence[str]) -> None:
     """Each case has a file of its own, and nothing lies there yet."""
     owners: dict[str, Case] = {}
     for case in cases:
         name = output_name(case, task)
         if (other := owners.setdefault(name.lower(), case)) is not case:
             raise SameOutputError(other.images[0], case.images[0], name)
-    for name in (LIST, *(output_name(case, task) for case in cases)):
+    maps_of = (_map_name(case, name) for case in cases for name in maps)
+    for name in (LIST, *(output_name(case, task) for case in cases), *maps_of):
         if (folder / name).exists():
             raise OutputExistsError(folder / name)
 
@@ -151,7 +202,7 @@ def _write_list(folder: Path, model: LoadedModel, done: list[dict[str, Any]]) ->
 
 
 @contextmanager
-def _memory_guard(case: PreprocessedCase, device: torch.device) -> Iterator[None]:
+def memory_guard(case: PreprocessedCase, device: torch.device) -> Iterator[None]:
     """Turn what allocators say into a sentence."""
     try:
         yield

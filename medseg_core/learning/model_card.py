@@ -9,6 +9,7 @@ from typing import Any
 from medseg_core.cohort.labels import file_values
 from medseg_core.config import KEEP_TENSORS, Channel, Experiment, LabelValues
 from medseg_core.learning.monai_bundle import differences, required_packages
+from medseg_core.learning.scope import UNCERTAINTY, Scope, told_ranges
 
 SCORES = {
     "dice": "Dice",
@@ -24,7 +25,9 @@ FOLDS = (
 )
 
 
-def model_card(experiment: Experiment, summary: Mapping[str, Any], *, weights_sha256: str) -> str:
+def model_card(
+    experiment: Experiment, summary: Mapping[str, Any], *, weights_sha256: str, scope: Scope | None = None
+) -> str:
     """Markdown, from the experiment and the content of `summary.json`."""
     sections = {
         f"{experiment.task.name} segmentation": _opening(experiment, summary),
@@ -32,6 +35,7 @@ def model_card(experiment: Experiment, summary: Mapping[str, Any], *, weights_sh
         "Images and labels": _contract(experiment),
         "Training": _training(experiment, summary),
         "Scores": _scores(experiment, summary),
+        "Cases that it is for": _scope(experiment, scope),
         "How to use it": _usage(experiment),
         "MONAI bundle": _bundle(experiment),
         "Origin": _origin(summary, weights_sha256),
@@ -146,6 +150,34 @@ def _scores(experiment: Experiment, summary: Mapping[str, Any]) -> str:
 def _site_row(scores: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     low, high = _figure(scores["dice_low"]), _figure(scores["dice_high"])
     return f"{scores['n_patients']} ({scores['n_cases']})", f"{low} to {high}", *_figures(scores, names)
+
+
+def _scope(experiment: Experiment, scope: Scope | None) -> str:
+    """Ranges and threshold, and how they were learned."""
+    if scope is None:
+        return (
+            "No ranges of spacing and intensity and no threshold of uncertainty were learned: by these no case is held "
+            "or flagged."
+        )
+    rows = [(name, f"{low:.3g} to {high:.3g}") for name, low, high in told_ranges(scope, experiment.task)]
+    ranges = "Too few training cases were told of to learn ranges."
+    if rows:
+        ranges = (
+            "A case outside these ranges is held. They are mean ± 4 standard deviations over the training cases of "
+            f"{scope.sites['training']} site(s), no narrower than a factor of 1.25 in spacing and 0.25 in intensity, "
+            f"which is after normalisation.\n\n{_table(('of a case', 'range'), rows)}"
+        )
+    threshold = "Too few validation cases were told of to learn a threshold of uncertainty."
+    if scope.threshold is not None:
+        found = scope.moments[UNCERTAINTY]
+        threshold = (
+            f"A case whose uncertainty is above **{scope.threshold:.3f}** is flagged: mean + 2 standard deviations "
+            f"({found.mean:.3f} + 2 x {found.sd:.3f}) over {found.n} validation cases of "
+            f"{scope.sites['validation']} site(s), which chose the round, too. The uncertainty is 1 - the mean Dice "
+            "between what the model draws on the case as it is, mirrored as in training, and with less and with more "
+            "contrast."
+        )
+    return f"{ranges}\n\n{threshold}"
 
 
 def _usage(experiment: Experiment) -> str:

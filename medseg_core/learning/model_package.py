@@ -38,6 +38,7 @@ from medseg_core.learning.identity import global_sha256
 from medseg_core.learning.model_card import chosen_round, model_card
 from medseg_core.learning.monai_bundle import inference_config, metadata
 from medseg_core.learning.networks import build_network
+from medseg_core.learning.scope import Scope
 from medseg_core.learning.weights import set_weights
 from medseg_core.version import commit
 
@@ -47,9 +48,12 @@ FILES = (WEIGHTS, EXPERIMENT, CARD, INFERENCE, METADATA, PROVENANCE)
 
 
 class Provenance(Section):
-    """Where a model comes from: the content of `provenance.json`."""
+    """Where a model comes from, and what it is for: the content of `provenance.json`.
 
-    format: Literal[1] = 1
+    Format 2 has a scope. A model without one is written in format 1, which earlier releases read.
+    """
+
+    format: Literal[1, 2] = 1
     run: str
     version: str
     commit: str
@@ -59,6 +63,7 @@ class Provenance(Section):
     validation_dice: float | None
     folds: int | None = None  # the weights are those of the first fold
     sites: dict[str, dict[str, dict[str, int]]]  # site -> patients, cases -> train, validation, test
+    scope: Scope | None = None  # None: nothing was learned of it
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,14 @@ def write_model(
     experiment: Experiment,
     weights: Mapping[str, npt.NDArray[np.float32]],
     summary: Mapping[str, Any],
+    scope: Scope | None = None,
 ) -> None:
     """Write weights, experiment, provenance, model card and MONAI bundle; `summary` is that of `summary.json`.
 
-    Raises UnusableFolderError.
+    `scope` is what was learned, with the weights, of cases that the model is for. Raises UnusableFolderError.
     """
     provenance = Provenance(
+        format=1 if scope is None else 2,
         run=summary["run"],
         version=summary["version"],
         commit=commit(),
@@ -100,15 +107,18 @@ def write_model(
         **chosen_round(summary),
         folds=summary.get("folds"),
         sites=summary["sites"],
+        scope=scope,
     )
-    card = model_card(experiment, summary, weights_sha256=provenance.weights_sha256)
+    card = model_card(experiment, summary, weights_sha256=provenance.weights_sha256, scope=scope)
     files = {
         WEIGHTS: save({name: np.ascontiguousarray(array) for name, array in weights.items()}),
         EXPERIMENT: experiment_toml(experiment).encode(),
         CARD: card.encode(),
         INFERENCE: _json(inference_config(experiment)),
         METADATA: _json(metadata(experiment, summary)),
-        PROVENANCE: _json(provenance.model_dump(mode="json")),  # last: it vouches for the others
+        PROVENANCE: _json(
+            provenance.model_dump(mode="json", exclude=None if scope else {"scope"})
+        ),  # last: it vouches for the others
     }
     for name, data in files.items():
         write_atomic(folder / name, data)

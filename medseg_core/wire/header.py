@@ -38,6 +38,8 @@ GAIN = (
     "validation_gain"  # in a train reply: how much higher the site's own model scores than the one that came
 )
 PERSONAL = "personal:"  # before a test figure: of the site's own model; no label's name has a colon
+SCOPE = "scope:"  # before a figure beside those of the test: of cases and uncertainties that a model is for
+SCOPE_WANTED = "scope"  # a count, 1, in a test request: tell them, too
 _SPLITS: dict[Kind, tuple[Split | None, ...]] = {
     "describe": (None,),
     "train": (None, "validation"),
@@ -53,8 +55,9 @@ class Header(BaseModel):
     `counted_attempt` name, in a train or evaluate request, the last update of this site that entered the global model
     that it brings (0, 0: none); `kept_round` and `kept_attempt`, in a train request, that of the best model so far,
     whose state the site is to keep. A train request with `split` asks for the validation score of the model that it
-    brings, too: that of the round before. `ledger_sequence` and `ledger_head` name, in an answer, the line of the
-    site's ledger under which it left: whoever keeps them can tell later whether lines were cut from it.
+    brings, too: that of the round before. A test request whose `counts` hold `scope` asks for moments of the model's
+    scope, too. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
+    left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)

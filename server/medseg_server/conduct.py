@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+from pydantic import TypeAdapter
+
 from medseg_core.assessment.released import Figures
+from medseg_core.learning.scope import Moments
 from medseg_server.evaluating import Tested, test_and_read
 from medseg_server.outcome import write_outcome
 from medseg_server.publishing import publish
 from medseg_server.rounds import Trained, recall, train
 from medseg_server.run import Record, Run
+
+_MOMENTS = TypeAdapter(dict[str, dict[str, Moments]])
 
 
 def conduct(run: Run) -> Trained:
@@ -21,6 +26,9 @@ def conduct(run: Run) -> Trained:
             "absent": tested.absent,
             "personal": tested.personal,
             "server": tested.server,
+            "scope": {
+                site: {k: m.model_dump() for k, m in own.items()} for site, own in tested.scope.items()
+            },
         }
         run.store.event("tested", round=trained.best_round, **figures)
     else:
@@ -50,5 +58,6 @@ def _tested_before(run: Run) -> Tested | None:
     """The test figures that an earlier process wrote down."""
     for event in run.store.events("tested"):
         figures: dict[str, Figures] = event["sites"]
-        return Tested(figures, event["absent"], event["personal"], event["server"])
+        scope = _MOMENTS.validate_python(event.get("scope", {}))  # earlier releases asked for none
+        return Tested(figures, event["absent"], event["personal"], event["server"], scope)
     return None

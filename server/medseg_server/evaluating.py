@@ -1,7 +1,7 @@
 """The global model scored at the sites: on validation as the next round trains, on the test cases once, at the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medseg_core.assessment.released import Figures, read_figures
 from medseg_core.config import Experiment
@@ -9,7 +9,8 @@ from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
 from medseg_core.federation.codec import encode_tensors
-from medseg_core.wire.header import PERSONAL, Header
+from medseg_core.learning.scope import Moments, read_moments
+from medseg_core.wire.header import PERSONAL, SCOPE_WANTED, Header
 from medseg_server.asking import counted_in
 from medseg_server.run import Record, Run
 
@@ -28,6 +29,7 @@ class Tested:
     absent: Mapping[str, str]
     personal: Mapping[str, Figures]  # of each site's own model; of the same sites, or of none
     server: Mapping[str, float | int | None] | None = None  # on the coordinator's own cases
+    scope: Mapping[str, Mapping[str, Moments]] = field(default_factory=dict)  # by site, of those that told
 
 
 def is_due(experiment: Experiment, record: Record) -> bool:
@@ -89,10 +91,19 @@ def note_scores(
     run.on_round(record)
 
 
-def test_chosen(run: Run, chosen_round: int, sites: tuple[str, ...]) -> dict[str, Scores]:
-    """Each site's test scores of the chosen model: the one time that test cases are read. Raises SiteAnswersError."""
+def test_chosen(
+    run: Run,
+    chosen_round: int,
+    sites: tuple[str, ...],
+    *,
+    with_scope: bool = False,  # noqa: PT028 (no test)
+) -> dict[str, Scores]:
+    """Each site's test scores of the chosen model: the one time that test cases are read. Raises SiteAnswersError.
+
+    `with_scope`: sites are to tell what cases the model is for, too.
+    """
     state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
-    scores, absent, _ = _evaluate(run, state, "test", sites)
+    scores, absent, _ = _evaluate(run, state, "test", sites, with_scope=with_scope)
     if absent:
         raise SiteAnswersError("evaluate", absent)
     return scores
@@ -104,7 +115,8 @@ def test_and_read(run: Run, chosen_round: int, described: Described) -> Tested:
     Raises SiteAnswersError where a required site is absent, or every site.
     """
     state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
-    scores, absent, _ = _evaluate(run, state, "test", tuple(described))
+    scores, absent, _ = _evaluate(run, state, "test", tuple(described), with_scope=True)
+    scope = {}
     figures: dict[str, Figures] = {}
     personal: dict[str, Figures] = {}
     for site, told in sorted(scores.items()):
@@ -117,12 +129,13 @@ def test_and_read(run: Run, chosen_round: int, described: Described) -> Tested:
             absent[site] = found if isinstance(found, str) else str(found_own)
         else:
             figures[site] = found
+            scope[site] = read_moments(told, described[site], run.experiment.task)
             personal |= {site: found_own} if found_own else {}
     needed = {site: why for site, why in absent.items() if site in run.experiment.federation.required_sites}
     if needed or not figures:
         raise SiteAnswersError("evaluate", needed or absent)
     server = run.own_data.scores(dict(state.weights)) if run.own_data is not None else None
-    return Tested(figures, dict(sorted(absent.items())), personal, server)
+    return Tested(figures, dict(sorted(absent.items())), personal, server, scope)
 
 
 def _read(run: Run, told: Scores, counts: Mapping[str, int]) -> Figures | str:
@@ -149,12 +162,15 @@ def scores_of(record: Record | None) -> Record:
 
 
 def _evaluate(
-    run: Run, state: ServerState, split: str, sites: tuple[str, ...]
+    run: Run, state: ServerState, split: str, sites: tuple[str, ...], *, with_scope: bool = False
 ) -> tuple[dict[str, Scores], dict[str, str], dict[str, int]]:
     """Scores of a model at each site, who did not answer, and what it took on the wire."""
     attempt = run.next_attempt(f"evaluating_{split}", state.round)
+    wanted = {"counts": {SCOPE_WANTED: 1}} if with_scope else {}
     headers: dict[str, Header] = {
-        site: run.header("evaluate", site, state.round, attempt, split=split, **counted_in(state, site))
+        site: run.header(
+            "evaluate", site, state.round, attempt, split=split, **wanted, **counted_in(state, site)
+        )
         for site in sites
     }
     scores: dict[str, Scores] = {}

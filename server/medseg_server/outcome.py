@@ -3,6 +3,7 @@
 from medseg_core.errors import ModelFolderError
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.learning.model_package import write_model
+from medseg_core.learning.scope import join
 from medseg_core.learning.signed_model import check_model, sign_model
 from medseg_server.evaluating import Tested
 from medseg_server.rounds import Trained
@@ -21,6 +22,8 @@ def write_outcome(run: Run, trained: Trained, tested: Tested) -> None:
         check_model(folder / "model", key.public_key())
     except ModelFolderError:
         best = load_checkpoint(run.store.checkpoints / f"round_{trained.best_round:04d}")
-        write_model(folder / "model", run.experiment, best.state.weights, summary)
+        write_model(
+            folder / "model", run.experiment, best.state.weights, summary, join(tested.scope.values())
+        )
         sign_model(folder / "model", run.identifier, key)
     write_report(folder)

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from medseg_client.model_scope import SCOPE_FILE
 from medseg_client.personal import PERSONAL_CASES, PERSONAL_WEIGHTS
 from medseg_client.site_data import SiteData
 from medseg_core.assessment.scores import CaseScores
 from medseg_core.config import Experiment, FineTuning, Tuned
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.learning.networks import build_network
+from medseg_core.learning.scope import Moments, read_moments
 from medseg_core.learning.weights import set_weights
 from medseg_core.wire.signatures import make_key
 from medseg_server.own_data import OwnData
@@ -95,6 +97,7 @@ class FoldResult:
     overlays: Mapping[str, bytes]  # by case, of the global model
     attack: Attack | None  # on the global model, where a site tried one that shows on test cases
     personal: Mapping[str, bytes]  # by site, safetensors: what is its own of the global model, if anything is
+    scope: Mapping[str, Mapping[str, Moments]]  # by site: what cases the global model is for
     baseline_s: float  # spent on baselines
 
 
@@ -128,7 +131,7 @@ def run_fold(
         with closing(side_by_side(alone, at_once=compute.sites_at_once, stop=stop)) as baselines:
             trained |= {name: baseline.result() for name, baseline in baselines}
     if not part.is_tested:
-        return FoldResult(trained, {}, {}, None, {}, clock.baseline_s)
+        return FoldResult(trained, {}, {}, None, {}, {}, clock.baseline_s)
     watch.on_stage("scoring the test cases")
     cases: dict[str, tuple[CaseScores, ...]] = {}
     overlays: dict[str, bytes] = {}
@@ -136,18 +139,20 @@ def run_fold(
         with clock.of(plan.name):
             run = _open(plan, data, folder, compute, stop=stop, resume=True, on_round=watch.on_round)
             if not all(_tested(folder, run.identifier, site) for site in data):
-                test_chosen(run, trained[plan.name].best_round, tuple(data))
+                is_shared = plan.name == "global"
+                test_chosen(run, trained[plan.name].best_round, tuple(data), with_scope=is_shared)
             scores, pictures = _collect(folder, run.identifier, tuple(data))
             cases[plan.name] = scores
             overlays |= pictures if plan.name == "global" else {}
-    attack, personal = None, dict[str, bytes]()
+    attack, personal, scope = None, dict[str, bytes](), dict[str, Mapping[str, Moments]]()
     if (shared := trained.get("global")) is not None:
         attack = _attack(experiment, data, folder, shared.best_round, compute.device)
         if experiment.federation.has_personal_models:
             cases["personal"] = _cases_in(folder, shared.run, tuple(data), PERSONAL_CASES)
         kept = {site: _tested(folder, shared.run, site)[-1] / PERSONAL_WEIGHTS for site in data}
         personal = {site: path.read_bytes() for site, path in kept.items() if path.exists()}
-    return FoldResult(trained, cases, overlays, attack, personal, clock.baseline_s)
+        scope = {site: _scope(folder, shared, site, experiment) for site in data}
+    return FoldResult(trained, cases, overlays, attack, personal, scope, clock.baseline_s)
 
 
 def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[ModelPlan]:
@@ -279,6 +284,13 @@ def _cases_in(folder: Path, run: str, sites: tuple[str, ...], name: str) -> tupl
     """The test scores of single cases in the file of this name at each virtual site."""
     files = [_tested(folder, run, site)[-1] / name for site in sites]
     return tuple(case for path in files for case in _CASES.validate_python(json.loads(path.read_text())))
+
+
+def _scope(folder: Path, shared: Trained, site: str, experiment: Experiment) -> Mapping[str, Moments]:
+    """What a virtual site told of the global model's scope; nothing where an earlier release tested it."""
+    path = _tested(folder, shared.run, site)[-1] / SCOPE_FILE
+    told = json.loads(path.read_text()) if path.exists() else {}
+    return read_moments(told, shared.cases[site], experiment.task)
 
 
 def _tested(folder: Path, run: str, site: str) -> list[Path]:

@@ -21,6 +21,7 @@ from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
 from medseg_core.learning.networks import patch_multiple
+from medseg_core.learning.scope import join
 from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
@@ -203,7 +204,7 @@ def _write(
         summary["server"] = own_data.scores(dict(best.state.weights))
     baseline_s = sum(result.baseline_s for result in results)
     summary["cost"] |= {"peak_rss_mb": peak_rss_mb(), "wall_s": time.time() - place.began - baseline_s}
-    write_model(place.out / "model", experiment, best.state.weights, summary)
+    write_model(place.out / "model", experiment, best.state.weights, summary, join(results[0].scope.values()))
     for site, own in results[0].personal.items():
         write_atomic(place.out / "model" / "personal" / f"{site}.safetensors", own)
     store = RunStore(place.out)

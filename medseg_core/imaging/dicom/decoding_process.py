@@ -17,6 +17,7 @@ from threading import Timer
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
 from medseg_core.dicom_errors import DamagedDicomError
@@ -71,9 +72,8 @@ class DecodingProcess:
         return self._child
 
 
-def decoded(path: Path, indices: Sequence[int], fault: str) -> Iterator[Stored]:
+def decoded(dataset: Dataset, path: Path, indices: Sequence[int], fault: str) -> Iterator[Stored]:
     """Frames of a file, decoded in this process. Raises DamagedDicomError with `fault`."""
-    dataset = read_whole(path)
     with decoding(path, fault):
         yield from iter_pixels(dataset, raw=True, indices=list(indices))
 
@@ -87,7 +87,7 @@ def _serve() -> None:
             path, indices = json.loads(line)
             frames = np.empty((0, 0, 0))
             with suppress(DamagedDicomError):
-                frames = np.stack(list(decoded(Path(path), indices, "")))
+                frames = np.stack(list(decoded(read_whole(Path(path)), Path(path), indices, "")))
             answers.write(f"{json.dumps([frames.dtype.str, frames.shape])}\n".encode())
             answers.write(frames.tobytes())
             answers.flush()

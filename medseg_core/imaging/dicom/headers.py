@@ -15,6 +15,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg_core.dicom_errors import (
@@ -63,8 +64,11 @@ def decoding(path: Path, fault: str = "it is damaged or cut short") -> Iterator[
         raise DamagedDicomError(path, fault) from None
 
 
-def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
-    """The header of a file up to its pixels, all of it or some attributes. Raises DicomError leaves."""
+def read_header(path: Path, keywords: Sequence[str | int] | None = None) -> Dataset:
+    """The header of a file up to its pixels, all of it or some attributes, by keyword or tag.
+
+    Raises DicomError leaves.
+    """
     return _read(path, keywords, stop_before_pixels=True)
 
 
@@ -73,7 +77,7 @@ def read_whole(path: Path) -> Dataset:
     return _read(path, None, stop_before_pixels=False)
 
 
-def _read(path: Path, keywords: Sequence[str] | None, *, stop_before_pixels: bool) -> Dataset:
+def _read(path: Path, keywords: Sequence[str | int] | None, *, stop_before_pixels: bool) -> Dataset:
     _require_dicom(path)
     with decoding(path):
         meta = pydicom.filereader.read_file_meta_info(path)
@@ -84,7 +88,7 @@ def _read(path: Path, keywords: Sequence[str] | None, *, stop_before_pixels: boo
         header = pydicom.dcmread(
             path,
             stop_before_pixels=stop_before_pixels,
-            specific_tags=list(keywords) if keywords else None,
+            specific_tags=[Tag(one) for one in keywords] if keywords else None,
             defer_size=_LARGE_VALUE_BYTES if stop_before_pixels and not is_deflated else None,
         )
     if "TransferSyntaxUID" not in header.file_meta:

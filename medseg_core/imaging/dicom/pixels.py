@@ -3,7 +3,7 @@
 A decoder allocates what the compressed bytes claim, whatever the header says, so both must claim the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -39,11 +39,12 @@ def stored_frames(path: Path, n: int) -> Iterator[tuple[int, Stored]]:
 
 
 def _stored(path: Path, indices: Sequence[int], decoder: DecodingProcess) -> Iterator[tuple[int, Stored]]:
-    header = read_whole(path)
-    is_compressed = _require_decodable(header, path)
-    expected = (count(header, "Rows", path), count(header, "Columns", path))
-    del header
-    frames = (decoder.decode if is_compressed else decoded)(path, indices, _UNDECODABLE)
+    dataset = read_whole(path)
+    expected = (count(dataset, "Rows", path), count(dataset, "Columns", path))
+    if _require_decodable(dataset, path):
+        frames: Iterable[Stored] = decoder.decode(path, indices, _UNDECODABLE)
+    else:
+        frames = decoded(dataset, path, indices, _UNDECODABLE)
     for index, stored in zip(indices, frames, strict=True):
         if stored.shape != expected:
             raise PixelDataError(path, "its pixels have another size than its header says")

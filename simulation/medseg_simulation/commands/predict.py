@@ -36,6 +36,9 @@ class PredictOptions:
         str | None,
         typer.Option(help="Use the model as this site made it its own: personal/NAME.safetensors."),
     ] = None
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Say how far each case is to be trusted, with maps; slower.")
+    ] = False
 
 
 @takes(PredictOptions)
@@ -43,4 +46,11 @@ def predict(options: PredictOptions) -> None:
     """Segment images with a trained model: label maps on the grid of each image. Research use only."""
     images = (*options.image, *(options.more or ()))
     own = personal_file(options.model, options.site)
-    segment_images(options.model, images, options.out, device=options.device, personal=own)
+    segment_images(
+        options.model,
+        images,
+        options.out,
+        device=options.device,
+        personal=own,
+        with_uncertainty=options.uncertainty,
+    )

@@ -1,5 +1,6 @@
 """Names of files, and what is said when memory runs out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from trained_model import write_trained
 
 from medseg_core.data_errors import MissingChannelError
 from medseg_core.errors import SegmentationMemoryError
+from medseg_core.imaging.io import read_image
 from medseg_core.learning import file_prediction
 from medseg_core.learning.file_prediction import image_case, output_name, segment_case, segment_files
 from medseg_core.learning.model_package import read_model
@@ -98,3 +100,25 @@ def test_a_missing_channel_is_what_the_network_was_trained_to_see(tmp_path, pict
     assert found.labels.shape == (20, 15)
     with pytest.raises(MissingChannelError, match="no image of channel red"):
         segment_case(model, image_case([None, picture]))
+
+
+def test_uncertainty_is_told_where_it_is_asked_for(tmp_path, picture):
+    write_trained(tmp_path / "model")
+    model = read_model(tmp_path / "model")
+
+    assert segment_files(model, [image_case([picture])], tmp_path / "plain") == ()
+    assert segment_files(model, [image_case([picture])], tmp_path / "told", with_uncertainty=True) == ()
+
+    (plain,) = json.loads((tmp_path / "plain/predictions.json").read_text())["predictions"]
+    (told,) = json.loads((tmp_path / "told/predictions.json").read_text())["predictions"]
+    assert "uncertainty" not in plain
+    found = told.pop("uncertainty")
+    assert told == plain
+    assert (found["threshold"], found["flagged"], found["outside_training"]) == (None, None, [])
+    assert 0 <= found["score"] <= 1
+    for name in found["maps"]:
+        drawn = read_image(tmp_path / "told" / name, spatial_dims=2, channels=1, case_id="map")
+        assert (
+            drawn.voxels.shape[1:]
+            == read_image(picture, spatial_dims=2, channels=1, case_id="picture").voxels.shape[1:]
+        )

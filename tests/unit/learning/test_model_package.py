@@ -14,6 +14,7 @@ from medseg_core.errors import ModelFolderError, UnusableFolderError
 from medseg_core.files import sha256_of
 from medseg_core.learning.identity import global_sha256
 from medseg_core.learning.model_package import read_model, write_model
+from medseg_core.learning.scope import Moments, Scope
 from medseg_core.learning.weights import get_weights
 
 FILES = {
@@ -159,3 +160,26 @@ def test_an_unwritable_place_is_told(tmp_path):
 
     with pytest.raises(UnusableFolderError, match="Choose another folder"):
         write_trained(tmp_path / "model")
+
+
+def test_a_model_without_a_scope_is_as_earlier_releases_wrote_it(tmp_path):
+    write_trained(tmp_path)
+
+    document = json.loads((tmp_path / "provenance.json").read_text())
+
+    assert document["format"] == 1
+    assert "scope" not in document
+    assert read_model(tmp_path).provenance.scope is None
+    assert "no threshold of uncertainty" in (tmp_path / "README.md").read_text()
+
+
+def test_a_scope_reads_back_as_it_was_learned(tmp_path):
+    experiment = make_experiment()
+    scope = Scope(
+        moments={"uncertainty": Moments(n=5, mean=0.1, sd=0.05)}, sites={"training": 0, "validation": 1}
+    )
+    write_model(tmp_path, experiment, initial_weights(experiment), make_summary(experiment), scope)
+
+    provenance = read_model(tmp_path).provenance
+
+    assert (provenance.format, provenance.scope) == (2, scope)

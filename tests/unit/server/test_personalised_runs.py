@@ -147,8 +147,8 @@ def test_a_site_that_does_not_tell_of_its_own_model_is_absent(
     trained = train(run)
     whole = evaluating._evaluate
 
-    def without(*args: Any) -> Any:
-        scores, *rest = whole(*args)
+    def without(*args: Any, **wanted: Any) -> Any:
+        scores, *rest = whole(*args, **wanted)
         return {s: {k: v for k, v in t.items() if PERSONAL not in k} for s, t in scores.items()}, *rest
 
     monkeypatch.setattr(evaluating, "_evaluate", without)

@@ -1,0 +1,99 @@
+"""From the PACS to the PACS: a real series is found, segmented, and its segmentation lies beside it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from command_line import caller
+from real_pacs import LOGIN, RealPacs, running_pacs
+from site_with_model import make_site_with_model, scope_of
+from written_series import faults_by_dciodvfy
+
+from medseg_client.models import models_of
+from medseg_client.pacs import SeriesQuery
+from medseg_client.site_folder import SiteFolder
+from medseg_core.imaging.dicom.scan import scan
+from medseg_core.imaging.dicom.segmentation import read_segmentation
+from medseg_core.imaging.dicom.series import read_slices
+from medseg_core.learning.model_package import read_model
+from medseg_core.learning.series_prediction import predict_series
+
+DICOM = Path(__file__).parents[3] / "shared" / "data" / "dicom"
+CT = DICOM / "sts/STS_001/CT/image"
+pytestmark = [
+    pytest.mark.skipif(not DICOM.is_dir(), reason=f"the public data sets are not in {DICOM}"),
+    # the public headers have identifiers longer than DICOM allows
+    pytest.mark.filterwarnings("ignore:The value length:UserWarning"),
+    # pynetdicom 3.0 leaves a socket to the garbage collector
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[RealPacs]:
+    with running_pacs(tmp_path / "pacs") as running:
+        for path in sorted(CT.iterdir()):
+            running.put(path)
+        yield running
+
+
+def site_beside(pacs: RealPacs, root: Path, way: str) -> SiteFolder:
+    """A site whose model reads CT, and whose site.toml names the PACS."""
+    site = make_site_with_model(root, scope_of(), patch_size=(64, 64, 32), spacing_mm=[2.0, 2.0, 4.0])
+    lines = {
+        "DICOMweb": f'[pacs.dicomweb]\nurl = "{pacs.url}"\n',
+        "DIMSE": f'[pacs.dimse]\nhost = "127.0.0.1"\nport = {pacs.dicom_port}\nae_title = "ARCHIVE"\n',
+    }
+    with (site.root / "site.toml").open("a") as settings:
+        settings.write(f"\n{lines[way]}")
+    site.pacs_login.touch(mode=0o600)
+    site.pacs_login.write_text(f"{LOGIN}\n")
+    return site
+
+
+@pytest.mark.parametrize("way", ["DICOMweb", "DIMSE"])
+def test_a_series_of_the_pacs_gets_its_segmentation_and_report_there(
+    pacs: RealPacs,
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    site, call = site_beside(pacs, tmp_path, way), caller(monkeypatch, capsys, "medseg-site")
+    (source,) = scan(CT).series
+
+    query = f"pacs:patient={source.patient_id},modality=CT"
+    told = call("predict", site.root, "--image", query, "--out", tmp_path / "out", "--store")
+
+    assert told.code == 0, told.err
+    assert f"{source.series_uid}: segmentation and report are in the PACS at " in told.out
+    reader = pacs.by_web()
+    stored = {
+        modality: reader.find_series(SeriesQuery(study=source.study_uid, modality=modality))
+        for modality in ("SEG", "SR")
+    }
+    files = {}
+    for modality, (found,) in stored.items():
+        assert found.description == "Research use only; organs"
+        (files[modality],) = reader.fetch_series(found, tmp_path / modality)
+        assert faults_by_dciodvfy(files[modality]) == []
+
+    from_files = predict_series(read_model(models_of(site).in_use()), [source], name="from files").drawn
+    assert from_files is not None
+    assert len(np.unique(from_files.labels)) == 3
+    for value, segment in enumerate(read_segmentation(files["SEG"], read_slices(source).geometry), start=1):
+        np.testing.assert_array_equal(segment.mask, from_files.labels == value)
+
+    segmentation = pydicom.dcmread(files["SEG"])
+    (referenced,) = segmentation.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == source.series_uid
+    assert len(referenced.ReferencedInstanceSequence) == len(source.files)
+    document = json.loads((tmp_path / f"out/{source.series_uid}/prediction.json").read_text())
+    groups = hd.sr.srread(files["SR"]).content.get_volumetric_roi_measurement_groups()
+    volumes = [float(group.get_measurements()[0].value) for group in groups]
+    assert volumes == [pytest.approx(found["volume_ml"]) for found in document["labels"].values()]
