@@ -67,7 +67,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@touch $@ $(VENV)/.simulation
 
 test: quick nginx chromium orthanc
-	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 3 --dist loadgroup  # containers wait
 
 quick: install-dev
 	$(BIN)/python -m pytest tests/unit --numprocesses auto
