@@ -66,8 +66,8 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.simulation
 
-test: quick nginx chromium orthanc
-	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 3 --dist loadgroup  # containers wait
+test: nginx chromium orthanc quick
+	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 3 --dist loadgroup
 
 quick: install-dev
 	$(BIN)/python -m pytest tests/unit --numprocesses auto

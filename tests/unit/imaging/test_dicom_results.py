@@ -190,8 +190,7 @@ def test_an_x_ray_gets_a_segmentation_of_one_frame(tmp_path: Path) -> None:
 
 
 def test_a_study_id_that_is_too_long_is_cut(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="exceeds the maximum length"):
-        written(tmp_path, StudyID="a" * 20)
+    written(tmp_path, StudyID="a" * 20)
     assert pydicom.dcmread(tmp_path / "segmentation.dcm").StudyID == "a" * 16
     assert faults_by_dciodvfy(tmp_path / "segmentation.dcm") == []
 
