@@ -94,8 +94,10 @@ def on_file(found: Uncertainty, case: PreprocessedCase) -> Uncertainty:
 
 def entropy_of(probabilities: Float32[np.ndarray, "k *s"]) -> Float32[np.ndarray, "*s"]:
     """Shannon entropy over classes, in nats."""
-    safe = np.clip(probabilities, np.finfo(np.float32).tiny, None)
-    return np.asarray(-(probabilities * np.log(safe)).sum(axis=0), np.float32)
+    total = np.zeros(probabilities.shape[1:], np.float32)
+    for p in probabilities:  # one class at a time: a whole scan's probabilities are large
+        total -= p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
+    return total
 
 
 def disagreement_score(label_maps: Sequence[UInt8[np.ndarray, "*s"]], n_classes: int) -> float:

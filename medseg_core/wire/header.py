@@ -12,7 +12,7 @@ from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.versions import WIRE_VERSION
 
 HEADER_BYTES_MAX = 1 << 20  # 5120 counts or scalars with the longest keys stay below
-ENTRIES_MAX = 5120  # two models' scores for 200 labels: 9 metrics, and 3 counts of cases that define one
+ENTRIES_MAX = 5120  # two models' scores for 200 labels: 9 metrics, 3 counts of cases; and 156 of scope
 
 Kind = Literal["describe", "train", "evaluate", "publish"]
 Split = Literal["validation", "test"]

@@ -20,7 +20,9 @@ from medseg_core.imaging.dicom.scan import scan
 from medseg_core.imaging.dicom.segmentation import read_segmentation
 from medseg_core.imaging.dicom.series import read_slices
 from medseg_core.learning.model_package import read_model
+from medseg_core.learning.scope import Moments, Scope
 from medseg_core.learning.series_prediction import predict_series
+from medseg_core.pacs_errors import NothingFoundError
 
 DICOM = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 CT = DICOM / "sts/STS_001/CT/image"
@@ -42,9 +44,11 @@ def pacs(tmp_path: Path) -> Iterator[RealPacs]:
         yield running
 
 
-def site_beside(pacs: RealPacs, root: Path, way: str) -> SiteFolder:
+def site_beside(pacs: RealPacs, root: Path, way: str, scope: Scope | None = None) -> SiteFolder:
     """A site whose model reads CT, and whose site.toml names the PACS."""
-    site = make_site_with_model(root, scope_of(), patch_size=(64, 64, 32), spacing_mm=[2.0, 2.0, 4.0])
+    site = make_site_with_model(
+        root, scope or scope_of(), patch_size=(64, 64, 32), spacing_mm=[2.0, 2.0, 4.0]
+    )
     lines = {
         "DICOMweb": f'[pacs.dicomweb]\nurl = "{pacs.url}"\n',
         "DIMSE": f'[pacs.dimse]\nhost = "127.0.0.1"\nport = {pacs.dicom_port}\nae_title = "ARCHIVE"\n',
@@ -97,3 +101,22 @@ def test_a_series_of_the_pacs_gets_its_segmentation_and_report_there(
     groups = hd.sr.srread(files["SR"]).content.get_volumetric_roi_measurement_groups()
     volumes = [float(group.get_measurements()[0].value) for group in groups]
     assert volumes == [pytest.approx(found["volume_ml"]) for found in document["labels"].values()]
+
+
+def test_of_a_held_series_nothing_goes_to_the_pacs(
+    pacs: RealPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coarse = Moments(n=9, mean=2.0, sd=0.0)  # of ln mm
+    site = site_beside(pacs, tmp_path, "DICOMweb", scope_of(spacing__2=coarse))
+    call = caller(monkeypatch, capsys, "medseg-site")
+    (source,) = scan(CT).series
+
+    told = call(
+        "predict", site.root, "--image", f"pacs:series={source.series_uid},study={source.study_uid}",
+        "--out", tmp_path / "out", "--store",
+    )  # fmt: skip
+
+    assert told.code == 1
+    assert "held, its head-foot spacing is 3.27 mm, trained on were 5.91 to 9.24 mm" in told.out
+    with pytest.raises(NothingFoundError):
+        pacs.by_web().find_series(SeriesQuery(study=source.study_uid, modality="SEG"))

@@ -444,6 +444,26 @@ def test_a_segmentation_that_names_itself_as_its_source_is_of_no_series(tmp_path
     assert_sentence(refusal.value, "it was drawn on another series")
 
 
+def test_a_segmentation_of_an_xray_is_flat(tmp_path):
+    made = make_segmentation(
+        NumberOfFrames=1, PixelData=b"\x06\x80\x01\0", SharedFunctionalGroupsSequence=[items()]
+    )
+    identified = [items(ReferencedSegmentNumber=1)]
+    made.PerFrameFunctionalGroupsSequence = [items(SegmentIdentificationSequence=identified)]
+    flat = Geometry((5, 4), (0.5, 0.7), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    (segment,) = read_segmentation(save(made, tmp_path / "seg.dcm"), flat)
+
+    assert np.argwhere(segment.mask.T).tolist() == [[0, 1], [0, 2], [3, 0], [3, 1]]  # (row, column)
+
+
+def test_structures_lie_in_no_xray(tmp_path):
+    path = save(make_structures({"liver": [SQUARE]}), tmp_path / "rs.dcm")
+
+    with pytest.raises(DicomError) as refusal:
+        read_structures(path, Geometry((5, 4), None, (0.0, 0.0), (1.0, 0.0, 0.0, 1.0)))
+    assert_sentence(refusal.value, "it lies in space, and the image is a flat picture")
+
+
 def test_more_segments_than_memory_are_refused(tmp_path):
     described = [items(SegmentNumber=n) for n in range(1, 3000)]
     path = save(make_segmentation(SegmentSequence=described, Rows=4), tmp_path / "seg.dcm")
