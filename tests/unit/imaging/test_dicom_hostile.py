@@ -540,3 +540,26 @@ def test_structures_that_refer_to_each_other_in_a_circle_are_read(tmp_path):
     liver, _ = read_structures(save(made, tmp_path / "rs.dcm"), GRID)
 
     assert liver.mask.any()
+
+
+# ---- any byte ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
+def test_any_changed_byte_of_a_drawing_is_a_sentence_or_masks(tmp_path, changes, is_segmentation):
+    out = BytesIO()
+    made = make_segmentation() if is_segmentation else make_structures({"liver": [SQUARE]})
+    made.save_as(out, enforce_file_format=True)
+    data = bytearray(out.getvalue())
+    for share, value in changes:
+        data[132 + int(share * (len(data) - 133))] = value
+    path = tmp_path / "a.dcm"
+    path.write_bytes(data)
+    read = read_segmentation if is_segmentation else read_structures
+    try:
+        segments = read(path, GRID)
+    except DicomError as error:
+        assert_sentence(error, "")
+    else:
+        assert {one.mask.shape for one in segments} == {GRID.shape}
