@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -125,10 +126,17 @@ def _require_bounded(path: Path) -> None:
         raise TooLargeDicomError(path, f"it unpacks to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
+def _value(header: Dataset, keyword: str) -> Any:
+    """An attribute, which pydicom makes of its bytes only now, and may complain of on the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return header.get(keyword)
+
+
 def text(header: Dataset, keyword: str) -> str:
     """An attribute as text, values joined as DICOM joins them; "" where it is missing or nonsense."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         if value is None:
             return ""
         is_several = isinstance(value, list | pydicom.multival.MultiValue)
@@ -145,7 +153,7 @@ def words(header: Dataset, keyword: str) -> tuple[str, ...]:
 def numbers(header: Dataset, keyword: str, n: int, where: Path | str) -> tuple[float, ...] | None:
     """`n` finite numbers of an attribute; None where it is missing or blank. Raises DicomHeaderError."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         if value is None or value == "":
             return None
         found = tuple(map(float, value)) if hasattr(value, "__len__") else (float(value),)
@@ -179,7 +187,7 @@ def count(header: Dataset, keyword: str, where: Path | str) -> int:
 def items(header: Dataset, keyword: str, where: Path | str) -> tuple[Dataset, ...]:
     """The items of a sequence; none where it is missing. Raises DicomHeaderError."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         found = () if value is None or value == "" else tuple(value)
     except _DAMAGE:
         raise DicomHeaderError(where, keyword, "is damaged") from None
