@@ -87,11 +87,11 @@ class MixedSeriesError(DicomError):
 
 
 class RepeatedSliceError(DicomError):
-    """Several slices lie at one place: echoes, time points or diffusion weights in one series."""
+    """Several slices lie at one place: echoes, time points, diffusion weights or copies in one series."""
 
     def __init__(self, where: Path | str, n_places: int, n_slices: int) -> None:
         self.n_places, self.n_slices = n_places, n_slices
-        fault = f"its {n_slices} slices lie at {n_places} places only, as with echoes or time points"
+        fault = f"its {n_slices} slices lie at {n_places} places only, as with echoes, time points or copies"
         super().__init__(where, fault, "Export each echo, time point or repetition as a series of its own")
 
 

@@ -1,5 +1,6 @@
 """Small DICOM files for tests: every voxel holds `1000 k + 10 row + column`, so that any mistake of place shows."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +17,19 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     RTStructureSetStorage,
+    SegmentationStorage,
 )
 
+from medseg_core.dicom_errors import DicomError
 from medseg_core.imaging.dicom.scan import Series, scan
+from medseg_core.types import Geometry
 
 ROWS, COLUMNS = 4, 5
 SPACING_MM = (0.7, 0.5)  # between rows, between columns
 STEP_MM = 3.0
 AXIAL = (1, 0, 0, 0, 1, 0)
+GRID = Geometry((5, 4, 3), (0.5, 0.7, 3.0), (10.0, -20.0, 30.0), tuple(np.eye(3).ravel()))  # of three slices
+_FOREIGN_WORDS = re.compile(r"pydicom|gdcm|Traceback|Error|0x|\(\d{4},", re.IGNORECASE)
 SERIES_UID, STUDY_UID, FRAME_UID = "1.2.3.4", "1.2.3", "1.2.3.9"
 
 
@@ -173,3 +179,35 @@ def make_contour(points: Sequence[Sequence[float]], kind: str = "CLOSED_PLANAR")
     """One contour."""
     numbers = [f"{x:.6g}" for point in points for x in point]
     return items(ContourGeometricType=kind, NumberOfContourPoints=len(points), ContourData=numbers)
+
+
+def make_segmentation(**attributes: Any) -> Dataset:
+    """A binary SEG of one segment in three slices."""
+    made = make_enhanced(order=[0, 1, 2])
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SegmentationStorage
+    made.Modality, made.SeriesInstanceUID, made.SOPInstanceUID = "SEG", "1.2.3.6", "1.2.3.6.1"
+    made.BitsAllocated = made.BitsStored = 1
+    made.HighBit = made.PixelRepresentation = 0
+    made.PixelData = bytes(8)
+    made.SegmentationType = "BINARY"
+    made.SegmentSequence = [items(SegmentNumber=1, SegmentLabel="liver")]
+    for group in made.PerFrameFunctionalGroupsSequence:
+        group.SegmentIdentificationSequence = [items(ReferencedSegmentNumber=1)]
+    made.ReferencedSeriesSequence = [items(SeriesInstanceUID="1.2.3.6")]  # itself: a circle
+    return change(made, **attributes)
+
+
+def having(**attributes: Any) -> Callable[[Dataset], Dataset]:
+    """What `change` does, to be done to another dataset later."""
+    return lambda made: change(made, **attributes)
+
+
+def assert_sentence(error: DicomError, fault: str) -> None:
+    """What, where, what to do; no words of a library and, beside `where`, no path or identifier."""
+    assert re.search(fault, error.fault), error.fault
+    assert str(error) == f"{error.where}: {error.fault}. {error.remedy}."
+    assert error.remedy[0].isupper()
+    for told in (error.fault, error.remedy):
+        assert not _FOREIGN_WORDS.search(told)
+        assert "/" not in told.replace("Bq/mL", "")
+        assert "1.2.3" not in told

@@ -21,10 +21,9 @@ from medseg_core.imaging.integrity import MAX_VOXELS
 from medseg_core.types import Geometry
 
 ANGLE_TOLERANCE = 1e-3  # of direction cosines, which headers round: 0.06 degrees
-STEP_TOLERANCE = (
-    0.02  # of the step between slices: headers round positions, scanners do not miss by a fiftieth
-)
-POSITION_TOLERANCE_MM = 0.01
+SLICE_TOLERANCE = 0.1  # of the step between slices that one may lie off: some headers round to 0.1 mm
+SIDEWAYS_TOLERANCE = 0.5  # of a pixel: direction cosines of three digits drift so far over a body
+POSITION_TOLERANCE_MM = 0.01  # closer slices lie at one place
 _SAME_SPACING = 1e-4
 
 
@@ -42,8 +41,7 @@ def grid_of(frames: Sequence[Frame], where: str) -> tuple[Geometry, tuple[Frame,
     order = np.argsort(heights, kind="stable")
     positions, heights = positions[order], heights[order]
     step = _step(heights, first, where)
-    if len(frames) > 1:
-        _require_straight(positions, rotation, step, where)
+    _require_straight(positions, rotation, first, where)
     between_rows, between_columns = _in_plane_spacing(first)
     geometry = Geometry(
         (first.columns, first.rows, len(frames)),
@@ -118,21 +116,21 @@ def _step(heights: npt.NDArray[np.float64], first: Frame, where: str) -> float:
     if steps.min() < POSITION_TOLERANCE_MM:
         places = 1 + int((steps >= POSITION_TOLERANCE_MM).sum())
         raise RepeatedSliceError(where, places, len(heights))
-    usual = float(np.median(steps))
-    allowed = max(STEP_TOLERANCE * usual, POSITION_TOLERANCE_MM)
-    if abs(steps - usual).max() > allowed:
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    step = float(even[1] - even[0])
+    if abs(heights - even).max() > SLICE_TOLERANCE * step:
+        usual = float(np.median(steps))
         whole = np.rint(steps / usual)
-        is_gap = bool((abs(steps - whole * usual) <= allowed * whole).all() and whole.min() >= 1)
-        missing = int((whole - 1).sum()) if is_gap else 0
-        raise SliceSpacingError(where, (float(steps.min()), float(steps.max())), missing)
-    return float((heights[-1] - heights[0]) / (len(heights) - 1))
+        is_gap = whole.min() >= 1 and (abs(steps / usual - whole) <= SLICE_TOLERANCE).all()
+        n_missing = int((whole - 1).sum()) if is_gap else 0
+        raise SliceSpacingError(where, (float(steps.min()), float(steps.max())), n_missing)
+    return step
 
 
 def _require_straight(
-    positions: npt.NDArray[np.float64], rotation: npt.NDArray[np.float64], step: float, where: str
+    positions: npt.NDArray[np.float64], rotation: npt.NDArray[np.float64], first: Frame, where: str
 ) -> None:
     """Raises TiltedSeriesError where slices are not stacked along their normal."""
     offsets = (positions - positions[0]) @ rotation[:, :2]
-    shift = float(np.linalg.norm(offsets, axis=1).max()) / (len(positions) - 1)
-    if shift > max(STEP_TOLERANCE * step, POSITION_TOLERANCE_MM):
-        raise TiltedSeriesError(where, shift)
+    if np.linalg.norm(offsets, axis=1).max() > SIDEWAYS_TOLERANCE * min(_in_plane_spacing(first)):
+        raise TiltedSeriesError(where, float(np.linalg.norm(np.diff(offsets, axis=0), axis=1).max()))

@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg_core.dicom_errors import (
@@ -63,8 +65,11 @@ def decoding(path: Path, fault: str = "it is damaged or cut short") -> Iterator[
         raise DamagedDicomError(path, fault) from None
 
 
-def read_header(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
-    """The header of a file up to its pixels, all of it or some attributes. Raises DicomError leaves."""
+def read_header(path: Path, keywords: Sequence[str | int] | None = None) -> Dataset:
+    """The header of a file up to its pixels, all of it or some attributes, by keyword or tag.
+
+    Raises DicomError leaves.
+    """
     return _read(path, keywords, stop_before_pixels=True)
 
 
@@ -73,7 +78,7 @@ def read_whole(path: Path) -> Dataset:
     return _read(path, None, stop_before_pixels=False)
 
 
-def _read(path: Path, keywords: Sequence[str] | None, *, stop_before_pixels: bool) -> Dataset:
+def _read(path: Path, keywords: Sequence[str | int] | None, *, stop_before_pixels: bool) -> Dataset:
     _require_dicom(path)
     with decoding(path):
         meta = pydicom.filereader.read_file_meta_info(path)
@@ -84,7 +89,7 @@ def _read(path: Path, keywords: Sequence[str] | None, *, stop_before_pixels: boo
         header = pydicom.dcmread(
             path,
             stop_before_pixels=stop_before_pixels,
-            specific_tags=list(keywords) if keywords else None,
+            specific_tags=[Tag(one) for one in keywords] if keywords else None,
             defer_size=_LARGE_VALUE_BYTES if stop_before_pixels and not is_deflated else None,
         )
     if "TransferSyntaxUID" not in header.file_meta:
@@ -121,10 +126,17 @@ def _require_bounded(path: Path) -> None:
         raise TooLargeDicomError(path, f"it unpacks to more than {MAX_INFLATED_BYTES >> 20} MiB")
 
 
+def _value(header: Dataset, keyword: str) -> Any:
+    """An attribute, which pydicom makes of its bytes only now, and may complain of on the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return header.get(keyword)
+
+
 def text(header: Dataset, keyword: str) -> str:
     """An attribute as text, values joined as DICOM joins them; "" where it is missing or nonsense."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         if value is None:
             return ""
         is_several = isinstance(value, list | pydicom.multival.MultiValue)
@@ -141,7 +153,7 @@ def words(header: Dataset, keyword: str) -> tuple[str, ...]:
 def numbers(header: Dataset, keyword: str, n: int, where: Path | str) -> tuple[float, ...] | None:
     """`n` finite numbers of an attribute; None where it is missing or blank. Raises DicomHeaderError."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         if value is None or value == "":
             return None
         found = tuple(map(float, value)) if hasattr(value, "__len__") else (float(value),)
@@ -175,7 +187,7 @@ def count(header: Dataset, keyword: str, where: Path | str) -> int:
 def items(header: Dataset, keyword: str, where: Path | str) -> tuple[Dataset, ...]:
     """The items of a sequence; none where it is missing. Raises DicomHeaderError."""
     try:
-        value = header.get(keyword)
+        value = _value(header, keyword)
         found = () if value is None or value == "" else tuple(value)
     except _DAMAGE:
         raise DicomHeaderError(where, keyword, "is damaged") from None

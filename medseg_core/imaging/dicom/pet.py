@@ -4,6 +4,7 @@ SUV = activity concentration (Bq/mL) * body weight (g) / dose at the time that t
 Source: QIBA, FDG-PET/CT profile, vendor-neutral pseudo-code for SUV.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -18,12 +19,14 @@ _KEYWORDS = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime",
     "AcquisitionDate", "AcquisitionTime", "RadiopharmaceuticalInformationSequence",
 )  # fmt: skip
+_PHILIPS_GROUP = 0x7053
+_PHILIPS_TAGS = (0x70530010, 0x70531000)  # who keeps the group, and the factor
 _LONGEST_WAIT_S = 30 * 86400  # zirconium-89 is imaged within two weeks
 
 
 def uptake_factor(files: Sequence[Path], where: str) -> float:
     """What every rescaled value of the series is multiplied with to be an SUV. Raises DicomError leaves."""
-    headers = [read_header(path, _KEYWORDS) for path in files]
+    headers = [read_header(path, (*_KEYWORDS, *_PHILIPS_TAGS)) for path in files]
     first = headers[0]
     for keyword in ("Units", "DecayCorrection", "PatientWeight"):
         if len({text(header, keyword) for header in headers}) > 1:
@@ -38,7 +41,21 @@ def uptake_factor(files: Sequence[Path], where: str) -> float:
             if not 0 < weight < 1000:
                 raise PetUnitsError(where, "the patient's weight is missing or makes no sense")
             return weight * 1000 / _dose_bq(headers, where)
+        case "CNTS" if factor := _philips_factor(first, where):
+            return factor
     raise PetUnitsError(where, "its values are in units that are neither Bq/mL nor SUV")
+
+
+def _philips_factor(header: Dataset, where: str) -> float | None:
+    """What Philips scanners multiply counts with, which they keep in a private element; None where it is not told."""
+    try:
+        block = header.private_block(_PHILIPS_GROUP, "Philips PET Private Group")
+        factor = float(block[0x00].value)
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not 0 < factor < math.inf:
+        raise PetUnitsError(where, "its private factor to uptake values makes no sense")
+    return factor
 
 
 def _dose_bq(headers: Sequence[Dataset], where: str) -> float:

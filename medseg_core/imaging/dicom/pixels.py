@@ -3,19 +3,18 @@
 A decoder allocates what the compressed bytes claim, whatever the header says, so both must claim the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
 from medseg_core.dicom_errors import PixelDataError, UnsupportedDicomError
+from medseg_core.imaging.dicom.decoding_process import DecodingProcess, Stored, decoded
 from medseg_core.imaging.dicom.frames import Frame
 from medseg_core.imaging.dicom.headers import count, decoding, number, read_whole
 
@@ -23,30 +22,40 @@ _JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start-of-frame marker
 _UNDECODABLE = "its pixels cannot be decoded as its header says"
 
 
-def read_frames(frames: Sequence[Frame]) -> Iterator[tuple[int, npt.NDArray[np.number]]]:
+def read_frames(frames: Sequence[Frame]) -> Iterator[tuple[int, Stored]]:
     """Place in `frames` and stored values `(row, column)` of each, file by file. Raises DicomError leaves."""
     places = sorted(range(len(frames)), key=lambda n: str(frames[n].path))
-    for path, group in groupby(places, key=lambda n: frames[n].path):
-        in_file = {(frames[n].number or 1) - 1: n for n in group}
-        for index, stored in stored_frames(path, sorted(in_file)):
-            yield in_file[index], stored
+    with closing(DecodingProcess()) as decoder:
+        for path, group in groupby(places, key=lambda n: frames[n].path):
+            in_file = {(frames[n].number or 1) - 1: n for n in group}
+            for index, stored in _stored(path, sorted(in_file), decoder):
+                yield in_file[index], stored
 
 
-def stored_frames(path: Path, indices: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[np.number]]]:
-    """0-based number and stored values `(row, column)` of some frames of a file. Raises DicomError leaves."""
+def stored_frames(path: Path, n: int) -> Iterator[tuple[int, Stored]]:
+    """0-based number and stored values `(row, column)` of each of a file's `n` frames. Raises DicomError leaves."""
+    with closing(DecodingProcess()) as decoder:
+        yield from _stored(path, range(n), decoder)
+
+
+def _stored(path: Path, indices: Sequence[int], decoder: DecodingProcess) -> Iterator[tuple[int, Stored]]:
     dataset = read_whole(path)
-    _require_decodable(dataset, path)
     expected = (count(dataset, "Rows", path), count(dataset, "Columns", path))
-    with decoding(path, _UNDECODABLE):
-        decoded = list(zip(indices, iter_pixels(dataset, raw=True, indices=list(indices)), strict=True))
-    for index, stored in decoded:
+    if _require_decodable(dataset, path):
+        frames: Iterable[Stored] = decoder.decode(path, indices, _UNDECODABLE)
+    else:
+        frames = decoded(dataset, path, indices, _UNDECODABLE)
+    for index, stored in zip(indices, frames, strict=True):
         if stored.shape != expected:
             raise PixelDataError(path, "its pixels have another size than its header says")
         yield index, stored
 
 
-def _require_decodable(dataset: Dataset, path: Path) -> None:
-    """Raises where pixels are missing, of another length or size than claimed, or compressed in an unknown way."""
+def _require_decodable(dataset: Dataset, path: Path) -> bool:
+    """Whether pixels are compressed.
+
+    Raises where they are missing, of another length or size than claimed, or compressed in an unknown way.
+    """
     if "PixelData" not in dataset:
         raise PixelDataError(path, "it has no pixels")
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
@@ -74,13 +83,14 @@ def _require_decodable(dataset: Dataset, path: Path) -> None:
             claimed = {_claimed_size(frame) for frame in generate_frames(pixels, number_of_frames=n_frames)}
         if claimed - {None, size}:
             raise PixelDataError(path, "its compressed pixels have another size than its header says")
-        return
+        return True
     bits = n_frames * size[0] * size[1] * count(dataset, "BitsAllocated", path)
     expected = -(-bits // 8)
     if not expected <= len(pixels) <= expected + expected % 2:
         raise PixelDataError(
             path, f"it holds {len(pixels)} bytes of pixels where its header claims {expected}"
         )
+    return False
 
 
 def _claimed_size(frame: bytes) -> tuple[int, int] | None:

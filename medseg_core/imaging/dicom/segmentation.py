@@ -25,7 +25,6 @@ from medseg_core.imaging.dicom.placement import (
     MAX_MASK_BYTES,
     NEAR,
     require_drawn_on,
-    require_volume,
     to_index,
 )
 from medseg_core.imaging.dicom.scan import Series
@@ -48,10 +47,10 @@ def read_segmentation(
 ) -> tuple[Segment, ...]:
     """The segments of a SEG in the order of their numbers, on the grid of `reference`, without a background.
 
+    On a flat `reference`, an X-ray's, masks are flat, and size alone says whether pixels are the image's.
     A fractional segment is its mask from one half on. The file must be a drawing of `drawn_on`, if given.
     Raises DicomError leaves.
     """
-    require_volume(reference, path)
     header = read_header(path)
     kind = text(header, "SegmentationType").upper()
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
@@ -63,13 +62,14 @@ def read_segmentation(
     placed = tuple(_placed(header, path, reference, kind))
     if strange := {p.segment for p in placed} - {None, *described}:
         raise SegmentationError(path, f"its frames show {len(strange)} segment(s) that it does not describe")
-    shape = reference.shape
+    is_flat = len(reference.shape) == 2
+    shape = (*reference.shape, 1) if is_flat else reference.shape
     if len(described) * np.prod(shape, dtype=float) > MAX_MASK_BYTES:
         raise SegmentationError(path, f"its {len(described)} segments are more than can be held at this size")
     masks = {number: np.zeros(shape[::-1], bool) for number in described}  # (k, j, i)
     threshold = _threshold(header, path, kind)
     nothing = {0, int(number(header, "PixelPaddingValue", path) or 0)}  # of a labelmap
-    for index, stored in stored_frames(path, range(len(placed))):
+    for index, stored in stored_frames(path, len(placed)):
         at = placed[index]
         shown = _by_value(stored, nothing) if at.segment is None else {at.segment: stored >= threshold}
         for segment, mask in shown.items():
@@ -80,7 +80,11 @@ def read_segmentation(
             masks[segment][at.k] = mask
     return tuple(
         Segment(
-            n, text(one, "SegmentLabel"), masks[n].T, _code(one, "Category", path), _code(one, "Type", path)
+            n,
+            text(one, "SegmentLabel"),
+            masks[n][0].T if is_flat else masks[n].T,
+            _code(one, "Category", path),
+            _code(one, "Type", path),
         )
         for n, one in described.items()
     )
@@ -129,6 +133,8 @@ def _slice_of(frame: Frame, reference: Geometry) -> int:
     if (frame.columns, frame.rows) != reference.shape[:2]:
         sizes = f"{frame.columns}x{frame.rows} and {reference.shape[0]}x{reference.shape[1]}"
         raise ForeignSegmentationError(path, f"its frames and the image's slices have the sizes {sizes}")
+    if len(reference.shape) == 2:
+        return 0
     if plane.position_mm is None or plane.orientation is None:
         raise DicomHeaderError(path, "ImagePositionPatient or ImageOrientationPatient", "is missing")
     rotation = np.reshape(reference.direction, (3, 3))

@@ -21,7 +21,7 @@ class Segment:
 
     number: int
     name: str = field(repr=False)
-    mask: npt.NDArray[np.bool_] = field(repr=False)  # (i, j, k) on the reference's grid
+    mask: npt.NDArray[np.bool_] = field(repr=False)  # (i, j[, k]) on the reference's grid
     category: Code | None = field(default=None, repr=False)
     type: Code | None = field(default=None, repr=False)
 

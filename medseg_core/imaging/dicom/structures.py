@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from skimage.draw import polygon
 
 from medseg_core.dicom_errors import DicomHeaderError, ForeignSegmentationError, SegmentationError
 from medseg_core.imaging.dicom.headers import decoding, items, number, read_header, text
@@ -75,8 +74,11 @@ def _number(one: Dataset, keyword: str, path: Path) -> int:
 
 def _points_mm(contour: Dataset, path: Path) -> npt.NDArray[np.float64]:
     """The corners of a contour `(n, 3)`. Raises SegmentationError."""
-    with decoding(path, "its contours are not numbers"):
-        numbers = np.asarray(contour.get("ContourData") or (), np.float64).ravel()
+    stored = contour.get_item("ContourData")
+    with decoding(path, "its contours are not numbers"):  # as bytes: pydicom makes an object of each number
+        value = stored.value if stored is not None else b""
+        words = value.split(b"\\") if isinstance(value, bytes) else [*(value or ())]
+        numbers = np.asarray(words if any(words) else [], np.float64)
     if numbers.size < 9 or numbers.size % 3 or not np.isfinite(numbers).all():
         raise SegmentationError(path, "one of its contours is no polygon")
     claimed = number(contour, "NumberOfContourPoints", path)
@@ -102,5 +104,22 @@ def _fill(
     last = np.asarray(reference.shape[:2]) - 1
     if (at[:, :2].max(axis=0) < 0).any() or (at[:, :2].min(axis=0) > last).any():
         raise ForeignSegmentationError(path, "one of its contours lies outside the image")
-    rows, columns = polygon(at[:, 1], at[:, 0], mask.shape[1:])  # type: ignore[no-untyped-call]
-    mask[k, rows, columns] ^= True
+    mask[k] ^= inside(at[:, :2], mask.shape[1:])
+
+
+def inside(corners: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The pixels `(j, i)` whose centre lies in a polygon `(n, 2)` of columns and rows, by the even-odd rule.
+
+    Each edge turns the pixels to the right of it in the rows that it crosses; an edge on a centre counts as left of it.
+    """
+    ends = np.roll(corners, -1, axis=0)
+    low, high = np.sort(np.stack([corners[:, 1], ends[:, 1]]).clip(-1, shape[0]), axis=0)
+    first, beyond = np.ceil(np.stack([low, high]).clip(0, shape[0])).astype(int)
+    n_rows = beyond - first
+    edge = np.repeat(np.arange(len(corners)), n_rows)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) + first[edge]
+    slope = (ends - corners)[edge]
+    column = corners[edge, 0] + (row - corners[edge, 1]) * slope[:, 0] / slope[:, 1]
+    turned = np.zeros((shape[0], shape[1] + 1), np.int64)
+    np.add.at(turned, (row, np.ceil(column.clip(0, shape[1])).astype(int)), 1)
+    return np.asarray(turned.cumsum(axis=1)[:, :-1] % 2 == 1)

@@ -91,9 +91,27 @@ def test_gaps_between_thin_slices_count_as_spacing(tmp_path):
 
 
 def test_rounding_of_positions_is_no_fault(tmp_path):
-    volume = read_series(series_at(tmp_path, [0, 1.002, 1.999, 3]))
+    positions = [0, 1.05, 1.95, 3.05, 4]  # as 0.1 mm would round slices of 1 mm
+    volume = read_series(series_at(tmp_path, positions))
 
     assert volume.geometry.spacing_mm[2] == pytest.approx(STEP_MM)
+
+
+def test_slices_that_drift_apart_are_refused(tmp_path):
+    positions = np.cumsum(
+        [0.97] * 10 + [1.03] * 10
+    )  # each step is near the others, the middle is off by a third
+
+    with pytest.raises(SliceSpacingError, match=r"not evenly spaced: steps of 2\.91, 3\.09 mm"):
+        read_series(series_at(tmp_path, positions))
+
+
+def test_one_slice_that_lies_aside_is_refused(tmp_path):
+    def aside(k, made):
+        made.ImagePositionPatient = [10 + 2 * (k == 5), -20, 30 + 3 * k]
+
+    with pytest.raises(TiltedSeriesError, match=r"shifted sideways by 2 mm"):
+        read_series(only_series(write_series(tmp_path, 9, alter=aside)))
 
 
 def test_a_missing_slice_is_counted(tmp_path):
@@ -165,7 +183,7 @@ def test_frames_of_an_enhanced_file_are_placed_and_rescaled_one_by_one(tmp_path)
 def test_an_enhanced_file_with_two_echoes_is_refused(tmp_path):
     save(make_enhanced(order=[0, 1, 2, 0, 1, 2]), tmp_path / "mr.dcm")
 
-    with pytest.raises(RepeatedSliceError, match="its 6 slices lie at 3 places only, as with echoes"):
+    with pytest.raises(RepeatedSliceError, match="its 6 slices lie at 3 places only, as with echoes, time"):
         read_series(only_series(tmp_path))
 
 

@@ -44,6 +44,15 @@ def test_headers_say_scanner_and_patient(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Schädel"), ("ISO_IR 192", "頭部"), (None, "head")]
+)
+def test_descriptions_are_read_in_the_files_own_alphabet(tmp_path, charset, name):
+    save(make_slice(0, SpecificCharacterSet=charset, SeriesDescription=name), tmp_path / "a.dcm")
+
+    assert scan(tmp_path).series[0].description == name
+
+
+@pytest.mark.parametrize(
     ("attributes", "years"),
     [
         ({"PatientAge": "018M"}, 1.5),

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import change, make_contour, make_structures, only_series, place, save, write_series
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medseg_core.dicom_errors import ForeignSegmentationError
 from medseg_core.imaging.dicom.scan import scan
 from medseg_core.imaging.dicom.series import read_series
-from medseg_core.imaging.dicom.structures import read_structures
+from medseg_core.imaging.dicom.structures import inside, read_structures
 from medseg_core.imaging.geometry import resample_to
 from medseg_core.imaging.io import read_label
 from medseg_core.types import Geometry
@@ -69,6 +71,32 @@ def test_a_keyhole_contour_leaves_its_hole_open(tmp_path):
     keyhole = [*outer, outer[0], *inner, inner[0], outer[0]]
 
     np.testing.assert_array_equal(mask_of(tmp_path, [keyhole]), expected((1, 1, 10, 1, 8), (1, 3, 8, 3, 6)))
+
+
+@given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 13)), min_size=3, max_size=8))
+def test_any_polygon_is_filled_as_ray_by_ray(corners):
+    def crossings(i, j):
+        edges = zip(corners, [*corners[1:], corners[0]], strict=True)
+        straddling = [(a, b) for a, b in edges if (a[1] >= j) != (b[1] >= j)]
+        return [a[0] + (j - a[1]) * (b[0] - a[0]) / (b[1] - a[1]) for a, b in straddling]
+
+    filled = inside(np.asarray(corners), (10, 12))
+
+    for j, i in np.ndindex(10, 12):
+        columns = crossings(i, j)
+        if all(abs(column - i) > 1e-6 for column in columns):
+            assert filled[j, i] == (sum(column < i for column in columns) % 2 == 1)
+
+
+def test_a_contour_of_a_hundred_thousand_points_is_filled(tmp_path):
+    angle = np.linspace(0, 2 * np.pi, 100_000, endpoint=False)
+    points = np.stack(
+        [12.5 + 1.4 * np.cos(angle), -17 + 1.4 * np.sin(angle), np.full_like(angle, 33)], axis=1
+    )
+    i, j = np.meshgrid(np.arange(12), np.arange(10), indexing="ij")
+    disc = np.hypot(10 + 0.5 * i - 12.5, -20 + 0.7 * j + 17) < 1.4
+
+    np.testing.assert_array_equal(mask_of(tmp_path, [points])[..., 1], disc)
 
 
 def test_contours_on_oblique_slices(tmp_path):

@@ -1,7 +1,12 @@
 """Stored numbers become Hounsfield units, uptake values or grey values that mean the same in every file."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from dicom_files import change, expected_voxels, items, make_slice, only_series, save, stored, write_series
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -15,6 +20,9 @@ from pydicom.uid import (
 
 from medseg_core.dicom_errors import DicomHeaderError, PetUnitsError, UnsupportedDicomError
 from medseg_core.imaging.dicom.series import read_series
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
+published = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published sets are not at {DATA}")
 
 
 def voxels_of(folder):
@@ -90,6 +98,16 @@ def _as_jpeg_2000(made):
     made.file_meta.TransferSyntaxUID = JPEG2000Lossless
 
 
+@pytest.mark.skipif(shutil.which("dcmcjpeg") is None, reason="dcmcjpeg (dcmtk) is not here")
+def test_jpeg_lossless_is_as_uncompressed(tmp_path):
+    for path in write_series(tmp_path / "plain", 2).iterdir():
+        packed = tmp_path / "packed" / path.name
+        packed.parent.mkdir(exist_ok=True)
+        subprocess.run(["dcmcjpeg", "+e1", path, packed], check=True)
+
+    np.testing.assert_array_equal(voxels_of(tmp_path / "packed"), expected_voxels(2))
+
+
 def test_a_deflated_file_is_as_an_inflated_one(tmp_path):
     def deflate(k, made):
         made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -97,6 +115,35 @@ def test_a_deflated_file_is_as_an_inflated_one(tmp_path):
     write_series(tmp_path, 2, alter=deflate)
 
     np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+# ---- published files ---------------------------------------------------------------------------------------
+
+
+@published
+@pytest.mark.parametrize("patient", ["STS_001", "STS_002"])
+@pytest.mark.parametrize("modality", ["CT", "MR_T1", "PET"])
+def test_a_published_series_is_as_itk_reads_it(patient, modality):
+    folder = DATA / "sts" / patient / modality / "image"
+    volume = read_series(only_series(folder))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    seen = reader.Execute()
+
+    np.testing.assert_allclose(volume.voxels[0], sitk.GetArrayFromImage(seen).T, rtol=1e-6)
+    np.testing.assert_allclose(volume.geometry.spacing_mm, seen.GetSpacing())
+    np.testing.assert_allclose(volume.geometry.origin_mm, seen.GetOrigin())
+    np.testing.assert_allclose(volume.geometry.direction, seen.GetDirection(), atol=1e-9)
+
+
+@published
+@pytest.mark.parametrize("name", ["23x38x3", "24x38x3"])
+def test_a_published_multi_frame_file_is_as_its_single_slices(name):
+    single = read_series(only_series(DATA / "seg" / name / "image"))
+    multi = read_series(only_series(DATA / "seg" / name / "multiframe"))
+
+    assert multi.geometry == single.geometry
+    np.testing.assert_array_equal(multi.voxels, single.voxels)
 
 
 # ---- X-ray -------------------------------------------------------------------------------------------------
@@ -186,6 +233,23 @@ def test_uptake_values_stay_as_they_are(tmp_path):
     write_pet(tmp_path, {}, Units="GML", PatientWeight=None)
 
     np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2))
+
+
+def add_philips_factor(made, factor):
+    made.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0x00, "DS", factor)
+
+
+def test_counts_of_a_philips_scanner_become_uptake_by_its_private_factor(tmp_path):
+    write_pet(tmp_path, Units="CNTS", alter=lambda k, made: add_philips_factor(made, "0.25"))
+
+    np.testing.assert_array_equal(voxels_of(tmp_path), expected_voxels(2) * 0.25)
+
+
+def test_counts_of_a_philips_scanner_without_a_factor_are_refused(tmp_path):
+    write_pet(tmp_path, Units="CNTS", alter=lambda k, made: add_philips_factor(made, "0"))
+
+    with pytest.raises(PetUnitsError, match="its private factor to uptake values makes no sense"):
+        voxels_of(tmp_path)
 
 
 @pytest.mark.parametrize(
