@@ -4,7 +4,9 @@ In: a query, `[pacs]` of site.toml. Out: files of DICOM in a folder of the calle
 DIMSE. What is found and fetched names patients: it is for this site's own processes.
 """
 
+import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -26,6 +28,8 @@ from medseg_core.pacs_errors import (
 )
 
 SCHEME = "pacs:"
+TALKATIVE = ("dicomweb_client", "pydicom", "pynetdicom", "retrying", "urllib3")
+NOBODYS_STUDY = "2.25.0"
 Level = Literal["STUDY", "SERIES", "IMAGE"]
 Keys = Mapping[str, str]  # of DICOM, by keyword
 OnFile = Callable[[], None]
@@ -133,11 +137,18 @@ class Pacs:
 
     def __init__(self, link: PacsLink) -> None:
         self._link = link
+        for name in TALKATIVE:  # they log addresses and values of headers, with the identifiers in them
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=r"pydicom\.")
 
     @property
     def address(self) -> str:
         """Where it is, for messages."""
         return self._link.address
+
+    def require_answer(self) -> None:
+        """The PACS answers a query; whatever it has. Raises PacsError leaves."""
+        list(self._link.find("STUDY", {"StudyInstanceUID": NOBODYS_STUDY}))
 
     def find_series(self, query: SeriesQuery) -> tuple[FoundSeries, ...]:
         """The series that a query means, studies one after the other. Raises PacsError leaves."""

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,10 +73,6 @@ class DimseLink:
 
     def find(self, level: Level, keys: Keys) -> Iterable[Keys]:
         """C-FIND of the study root."""
-        with warnings.catch_warnings(action="ignore"):  # pydicom's quote the values that they complain about
-            return self._find(level, keys)
-
-    def _find(self, level: Level, keys: Keys) -> list[Keys]:
         asked, found = Dataset(), list[Keys]()
         asked.QueryRetrieveLevel = level
         for keyword, value in keys.items():

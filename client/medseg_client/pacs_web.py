@@ -1,7 +1,6 @@
 """A PACS by DICOMweb: QIDO-RS to find, WADO-RS to get, STOW-RS to put."""
 
 import io
-import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,8 +45,6 @@ class DicomWebLink:
 
     def __init__(self, settings: DicomWeb, root: Path, login: str | None) -> None:
         self.address = settings.url
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         if not all(
             (root / path).is_file()
             for path in (settings.authority, settings.certificate, settings.key)

@@ -13,11 +13,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from enrolment import make_site
 from faulty_network import faulty_network
 from pydicom.uid import generate_uid
 from real_pacs import RealPacs, running_pacs, tls_in_front
 
+from medseg_client.findings import Finding, ok, shared_report
 from medseg_client.pacs import FoundSeries, Pacs, SeriesQuery
+from medseg_client.pacs_check import check_pacs
+from medseg_client.pacs_settings import PacsSettings
 from medseg_core.errors import MedsegError
 from medseg_core.pacs_errors import (
     NothingFoundError,
@@ -231,6 +235,23 @@ FAULTS: dict[str, tuple[Callable[[RealPacs], Pacs], type[MedsegError], str]] = {
         "does not speak TLS",
     ),
 }
+
+
+def test_check_says_whether_the_pacs_answers_and_shares_no_address(pacs: RealPacs, tmp_path: Path) -> None:
+    site, _ = make_site(tmp_path / "site")
+    assert list(check_pacs(site)) == []
+
+    def found(**changes: Any) -> Finding:
+        settings = PacsSettings(dimse=pacs.dimse_settings(**changes))
+        (site.root / "site.toml").write_text(site.settings.model_copy(update={"pacs": settings}).to_toml())
+        (finding,) = check_pacs(site)
+        return finding
+
+    assert found() == ok("PACS", "it answers queries")
+    fault = found(ae_title="OTHER")
+    assert (fault.state, fault.text) == ("fault", "it does not answer as it should")
+    assert "its AE title is not OTHER" in fault.detail
+    assert "OTHER" not in str(shared_report([fault]))
 
 
 @pytest.mark.parametrize(("way", "kind", "sentence"), FAULTS.values(), ids=FAULTS)

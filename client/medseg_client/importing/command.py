@@ -1,5 +1,6 @@
 """`medseg-site import`: settings in, progress on the terminal, one sentence at the end."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
         folder = ImportFolder(out, settings.name, task)
         try:
             record = PrivateRecord(site.imports)
+            shutil.rmtree(site.imports / "fetched", ignore_errors=True)  # of an import that was killed
         except OSError as error:
             raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
         importer = Importer(task, names, folder, settings.name)
