@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo federation images federation-containers test-containers nginx chromium orthanc proto install install-dev test quick lint format benchmark-accuracy clean
+.PHONY: demo federation images federation-containers test-containers nginx chromium orthanc proto install install-dev test test-long quick lint format benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
@@ -68,6 +68,9 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 
 test: nginx chromium orthanc quick
 	$(BIN)/python -m pytest tests/architecture tests/integration tests/containers -m 'not long' --numprocesses 3 --dist loadgroup
+
+test-long: install-dev nginx  # what `make test` leaves out for its length
+	$(BIN)/python -m pytest tests/integration tests/containers -m long
 
 quick: install-dev
 	$(BIN)/python -m pytest tests/unit --numprocesses auto

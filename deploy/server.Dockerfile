@@ -21,7 +21,7 @@ RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["
 WORKDIR /opt/medseg/lib/python3.11/site-packages
 RUN rm -rf torch/test torch/include torch/share/cmake /opt/medseg/bin/uv /opt/medseg/bin/uvx \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
- && find numpy scipy skimage sympy networkx -type d -name tests -prune -exec rm -rf {} +
+ && find numpy scipy skimage sympy networkx matplotlib -type d -name tests -prune -exec rm -rf {} +
 WORKDIR /build
 COPY . ./
 ARG COMMIT=unknown

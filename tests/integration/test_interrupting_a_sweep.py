@@ -79,7 +79,7 @@ def figures(out: Path) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="a console's Ctrl-C cannot be sent to one child alone")
 def test_an_interrupted_sweep_ends_with_the_figures_of_an_undisturbed_one(tmp_path):
     write_phantoms(tmp_path / "data", PhantomSettings(sites=2, cases=4, spatial_dims=2, voxel_mm=4.0))

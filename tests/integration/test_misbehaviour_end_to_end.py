@@ -79,7 +79,7 @@ def test_a_fltrust_run_weighs_sites_by_the_coordinators_own_cases(simulate, phan
     assert summary["faults"] == {"kind": "sign_flip", "sites": ["hospital-1"], "attack": None}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the public data sets are not in {REAL.parent}")
 @pytest.mark.parametrize("riders", [0, 2])
 def test_among_real_sites_of_very_different_size_only_free_riders_are_named(simulate, riders: int) -> None:

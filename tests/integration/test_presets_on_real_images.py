@@ -23,7 +23,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ("preset", "options", "floor"),
     [
         ("hippocampus", ["--rounds", "5"], 0.60),
-        ("cardiac", ["--rounds", "2", "--local-epochs", "3"], 0.50),
+        pytest.param("cardiac", ["--rounds", "2"], 0.50, marks=pytest.mark.long),
         ("retina", ["--rounds", "2"], 0.45),
         ("sarcoma", ["--rounds", "4"], 0.30),
     ],

@@ -52,6 +52,7 @@ def wait_for_round(run: subprocess.Popen[str], out: Path, number: int) -> None:
     assert run.poll() is None, run.communicate()[1]
 
 
+@pytest.mark.long
 def test_ctrl_c_a_killed_driver_and_a_killed_actor_change_no_byte(folder):
     out = folder / "disturbed"
 

@@ -14,7 +14,7 @@ from medseg_client.site_folder import Role
 from medseg_core.supervision import program
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux", reason="coordinators and hospitals run on Linux"),
 ]
 EXPERIMENT = f"""{TINY}[federation]

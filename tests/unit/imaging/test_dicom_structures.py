@@ -77,7 +77,7 @@ def test_a_keyhole_contour_leaves_its_hole_open(tmp_path):
 def test_any_polygon_is_filled_as_ray_by_ray(corners):
     def crossings(i, j):
         edges = zip(corners, [*corners[1:], corners[0]], strict=True)
-        straddling = [(a, b) for a, b in edges if (a[1] >= j) != (b[1] >= j)]
+        straddling = [(a, b) for a, b in edges if (a[1] > j) != (b[1] > j)]
         return [a[0] + (j - a[1]) * (b[0] - a[0]) / (b[1] - a[1]) for a, b in straddling]
 
     filled = inside(np.asarray(corners), (10, 12))
