@@ -12,7 +12,7 @@ from medseg_core.imaging.dicom.scan import Series, referenced_series
 from medseg_core.types import Geometry
 
 MAX_MASK_BYTES = 2**34  # of all masks of a file together
-NEAR = 0.1  # of a voxel: headers of two makers round differently
+NEAR = 0.2  # of a voxel: slices may lie a tenth off their even grid, and two makers round differently
 
 
 def to_index(points_mm: npt.NDArray[np.float64], grid: Geometry) -> npt.NDArray[np.float64]:

@@ -164,6 +164,10 @@ def _kind(header: Dataset, path: Path) -> Kind:
         raise DicomError(path, f"it is {held}, which is not read", "Nothing needs doing")
     if "LOCALIZER" in words(header, "ImageType"):
         raise DicomError(path, "it is a localiser", "Nothing needs doing")
+    if "MOSAIC" in words(header, "ImageType"):
+        raise DicomError(
+            path, "it is a mosaic of slices in one picture", "Export it as single or enhanced slices"
+        )
     if (number(header, "SamplesPerPixel", path) or 1) > 1:
         raise DicomError(path, "it is a colour picture", "Nothing needs doing")
     return "image"

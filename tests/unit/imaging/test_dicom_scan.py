@@ -79,6 +79,7 @@ def test_a_second_copy_of_an_object_is_left_out(tmp_path):
     ("attributes", "reason"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "it is a localiser"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic of slices in one picture"),
         ({"SamplesPerPixel": 3}, "it is a colour picture"),
         (
             {"SOPClassUID": SecondaryCaptureImageStorage},
