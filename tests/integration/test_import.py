@@ -1,6 +1,7 @@
 """`medseg-site import` as a hospital runs it: from a real PACS, killed, and with thousands of files."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from medseg_core.cohort.manifest import read_cohort
 from medseg_core.config import read_experiment
 from medseg_core.imaging.dicom.scan import scan
 from medseg_core.imaging.dicom.series import read_series
-from medseg_core.imaging.io import read_image
+from medseg_core.imaging.io import read_image, read_label
 
 DICOM = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 SARCOMA = """
@@ -112,6 +113,38 @@ def test_ct_and_pet_of_a_study_are_one_case_on_the_grid_of_the_first(tmp_path: P
     assert (images[0].voxels == expected.voxels).all()
     assert images[1].geometry.shape == expected.geometry.shape
     assert case.attributes["modality"] == "CT"
+
+
+LIVER = (
+    SARCOMA.replace("tumour = 1", "liver = 1")
+    .replace('segments = { tumour = ["GTV*"] }\n', "")
+    .replace("MR", "CT")
+)
+
+
+@pytest.mark.skipif(not DICOM.is_dir(), reason=f"the public data sets are not in {DICOM}")
+def test_a_dicom_seg_becomes_the_label_that_was_published_with_it(tmp_path: Path) -> None:
+    site = make_importing_site(tmp_path)
+    (tmp_path / "experiment.toml").write_text(LIVER)
+    done = run(
+        site,
+        tmp_path / "out",
+        scans_with(tmp_path / "scans", DICOM / "seg/ct-3slice", DICOM / "seg/liver.dcm"),
+    )
+    assert done.returncode == 0, done.stderr
+    (label,) = (tmp_path / "out/labels").iterdir()
+    ours = read_label(label, spatial_dims=3, case_id="x").voxels
+    published = read_label(DICOM / "seg/liver_seg.nrrd", spatial_dims=3, case_id="x").voxels
+    assert ((ours > 0) == (published > 0)).all()
+    assert ours.any()
+
+
+def scans_with(folder: Path, *sources: Path) -> Path:
+    """A folder with the files, and those of folders."""
+    folder.mkdir()
+    for path in (path for source in sources for path in (source.iterdir() if source.is_dir() else [source])):
+        shutil.copy(path, folder)
+    return folder
 
 
 def test_a_pacs_that_is_away_is_a_sentence_and_keeps_what_was_there(tmp_path: Path) -> None:

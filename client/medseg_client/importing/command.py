@@ -34,7 +34,7 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
     pacs = pacs_of(site) if wanted.queries else None
     task = settings.task_here(_task(site, experiment))
     names = pseudonyms_of(site.pseudonym_key)
-    with sole_use(out):
+    with sole_use(out), sole_use(site.imports):
         folder = ImportFolder(out, settings.name, task)
         try:
             record = PrivateRecord(site.imports)

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medseg_core.config import Task
+from medseg_core.errors import UnusableFolderError
 from medseg_core.files import write_atomic
 from medseg_core.import_errors import OccupiedImportError
 
@@ -72,10 +73,15 @@ class ImportFolder:
 
     @contextmanager
     def filling(self) -> Iterator[Path]:
-        """A folder for the files of one case, gone afterwards: `keep` them inside."""
-        self._part.mkdir(parents=True)
+        """A folder for the files of one case, gone afterwards: `keep` them inside.
+
+        Raises UnusableFolderError where something cannot be written.
+        """
         try:
+            self._part.mkdir(parents=True)
             yield self._part
+        except OSError as error:
+            raise UnusableFolderError(self.root, error.strerror or type(error).__name__) from None
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
 

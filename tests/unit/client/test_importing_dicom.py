@@ -1,6 +1,7 @@
 """Folders of DICOM become cases: each whole or refused with a reason, and nothing in them says whose they are."""
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,6 +236,17 @@ def test_a_source_that_is_not_there_is_told_without_its_path(
     assert "is neither a folder nor a query. Name a folder" in outcome.err
     assert "ADA" not in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    run(tmp_path / "scans")
+    shutil.rmtree(tmp_path / "out/labels")
+    (tmp_path / "out/labels").write_text("in the way")
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 1
+    assert "error: cannot write to" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_a_query_without_a_pacs_is_told(run: Callable[..., Outcome], tmp_path: Path) -> None:
