@@ -19,9 +19,9 @@ RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["
 # what no run needs: sources for extensions of torch and their tests (it starts torch_shm_manager itself), tests of other
 # packages, and uv, with which Flower would install what an app asks for: that is off. GDCM has each library three times
 WORKDIR /opt/medseg/lib/python3.11/site-packages
-RUN rm -rf torch/test torch/include torch/share/cmake /opt/medseg/bin/uv /opt/medseg/bin/uvx \
+RUN rm -rf torch/test torch/include torch/share/cmake pynetdicom/tests /opt/medseg/bin/uv /opt/medseg/bin/uvx \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
- && find numpy scipy skimage sympy networkx matplotlib pynetdicom -type d -name tests -prune -exec rm -rf {} + \
+ && find numpy scipy skimage sympy networkx matplotlib -type d -name tests -prune -exec rm -rf {} + \
  && for library in _gdcm/lib*.so; do \
       for twin in "$library".*; do if cmp -s "$library" "$twin"; then ln -sf "${library#_gdcm/}" "$twin"; fi; done; \
     done
