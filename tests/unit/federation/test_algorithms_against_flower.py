@@ -3,6 +3,7 @@
 Flower's strategies know no buffers and pass every array through the server's optimiser; so there are parameters only.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
@@ -35,7 +36,9 @@ Sent = list[tuple[Tensors, float]]  # of each site: its update, its loss
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    gc.freeze()  # Flower collects garbage for every array that it reads
     yield
+    gc.unfreeze()
     logging.getLogger("flwr").setLevel(logging.NOTSET)
 
 
