@@ -103,6 +103,11 @@ class EgressGuard:
         self.policy.require_patients("evaluate", n_patients)
         self._require_budget("evaluate", question)
 
+    @property
+    def fewest_in_figures(self) -> int:
+        """Patients whom a figure has to rest on."""
+        return self.policy.min_patients_score if self.policy else 1
+
     def scope_allowed(self, n_train: int, n_validation: int) -> tuple[bool, bool]:
         """Whether moments of so many training and validation patients may leave with the test figures.
 
@@ -110,7 +115,7 @@ class EgressGuard:
         """
         if self.policy is None:
             return True, True
-        told, least = self.policy.statistics, self.policy.min_patients_score
+        told, least = self.policy.statistics, self.fewest_in_figures
         return "site" in told and n_train >= least, "validation" in told and n_validation >= least
 
     def budget_left(self, kind: Kind, task: str) -> int:
@@ -196,12 +201,15 @@ class EgressGuard:
     def _within_scope(
         self, scalars: Mapping[str, float | None], patients: tuple[int, int]
     ) -> Mapping[str, float | None]:
-        """The figures without moments that policy keeps."""
+        """The figures without moments that policy keeps, or that rest on fewer cases than it wants patients."""
         training, validation = self.scope_allowed(*patients)
-        of_validation = f"{SCOPE}{UNCERTAINTY}/"
 
         def may_leave(name: str) -> bool:
-            return not name.startswith(SCOPE) or (validation if name.startswith(of_validation) else training)
+            if not name.startswith(SCOPE):
+                return True
+            feature = name.rpartition("/")[0]
+            is_enough = (scalars.get(f"{feature}/n") or 0) >= self.fewest_in_figures
+            return is_enough and (validation if feature == f"{SCOPE}{UNCERTAINTY}" else training)
 
         return {name: value for name, value in scalars.items() if may_leave(name)}
 

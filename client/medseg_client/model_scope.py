@@ -23,7 +23,8 @@ def scope_told(
     if not request.counts.get(SCOPE_WANTED):
         return {}
     training, validation = guard.scope_allowed(*scope_patients(data))
-    moments = moments_of_training(data.train) if training else {}
+    fewest = guard.fewest_in_figures
+    moments = moments_of_training(data.train, fewest_patients=fewest) if training else {}
     if validation:
         moments |= moments_of_validation(network, data.validation, experiment)
     return to_figures(moments)

@@ -24,11 +24,6 @@ from medseg_core.pacs_errors import (
 
 CONNECT_S, SILENCE_S = 10.0, 60.0  # an archive may fetch a series from tape before it sends the first byte
 PAGE = 500  # results asked for at a time
-TALKATIVE = (
-    "dicomweb_client",
-    "retrying",
-    "urllib3",
-)  # their warnings quote addresses, with the identifiers in them
 AS_STORED = (("application/dicom", "*"),)  # the transfer syntax that the PACS keeps
 
 

@@ -99,13 +99,17 @@ def world_spacing(geometry: Geometry) -> tuple[float, ...]:
     return tuple(geometry.spacing_mm[int(axis)] for axis in matrix.argmax(axis=1))
 
 
-def moments_of_training(cases: Sequence[PreprocessedCase]) -> dict[str, Moments]:
-    """Moments of spacing and intensities over cases."""
+def moments_of_training(cases: Sequence[PreprocessedCase], *, fewest_patients: int = 1) -> dict[str, Moments]:
+    """Moments of spacing and intensities over cases; nothing of a channel that fewer patients have."""
     values: dict[str, list[float]] = defaultdict(list)
+    patients: dict[str, set[str]] = defaultdict(set)
     for case in cases:
         for feature, value in features_of(case).items():
             values[feature].append(value)
-    return {feature: _moments(of) for feature, of in values.items()}
+            patients[feature].add(case.case.patient_id)
+    return {
+        feature: _moments(of) for feature, of in values.items() if len(patients[feature]) >= fewest_patients
+    }
 
 
 def moments_of_validation(

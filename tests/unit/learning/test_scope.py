@@ -13,6 +13,7 @@ from medseg_core.learning.scope import (
     Scope,
     features_of,
     join,
+    moments_of_training,
     range_faults,
     read_moments,
     to_figures,
@@ -103,6 +104,16 @@ def test_spacing_is_told_along_the_axes_of_the_world() -> None:
     found = features_of(case)
     spacing = [math.exp(found[f"spacing/{axis}"]) for axis in range(3)]
     assert spacing == pytest.approx([3.0, 1.0, 2.0])
+
+
+def test_nothing_is_told_of_a_channel_that_too_few_patients_have() -> None:
+    both = [make_case(name, patient=patient) for name, patient in (("a", "x"), ("b", "x"), ("c", "y"))]
+    both = [replace(case, image=np.concatenate([case.image, case.image])) for case in both]
+    rare = [*both[:2], replace(both[2], case=replace(both[2].case, missing=(1,)))]
+    assert {"p50/0", "p50/1"} <= moments_of_training(both, fewest_patients=2).keys()
+    told = moments_of_training(rare, fewest_patients=2)
+    assert "p50/0" in told
+    assert not any(feature.endswith("/1") and feature.startswith("p") for feature in told)
 
 
 def test_percentiles_are_those_of_what_the_network_sees() -> None:

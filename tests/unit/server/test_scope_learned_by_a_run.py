@@ -1,5 +1,6 @@
 """At the end of a run sites tell moments of their cases, and the model's package says what cases it is for."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from builders import (
 from medseg_client.approval import words
 from medseg_client.egress import EgressGuard, Question
 from medseg_client.policy import Policy
+from medseg_core.errors import WireError
 from medseg_core.learning.model_package import read_model
 from medseg_core.learning.scope import Moments, features_of, to_figures
 from medseg_core.learning.uncertainty import uncertainty_of
@@ -88,7 +90,13 @@ def test_sites_of_an_earlier_release_tell_nothing_and_the_run_ends(tmp_path: Pat
     assert ask_for_test(run, train(run).best_round, ("north", "south"), with_scope=True)
 
 
-def released(guard: EgressGuard, patients: tuple[int, int], *, asked: bool = True) -> set[str]:
+def released(
+    guard: EgressGuard,
+    patients: tuple[int, int],
+    *,
+    asked: bool = True,
+    moments: Mapping[str, Moments] = MOMENTS,
+) -> set[str]:
     """What of the moments leaves with a test score."""
     header = Header(
         kind="evaluate",
@@ -105,7 +113,7 @@ def released(guard: EgressGuard, patients: tuple[int, int], *, asked: bool = Tru
     sent = guard.release_figures(
         Question(header, b"", "1" * 64),
         counts={"cases": 9},
-        scalars={"dice": 0.5} | (to_figures(MOMENTS) if asked else {}),
+        scalars={"dice": 0.5} | to_figures(moments),
         n_patients=9,
         scope_patients=patients,
     )
@@ -129,8 +137,14 @@ def test_moments_stay_where_policy_keeps_their_statistics(tmp_path: Path) -> Non
     assert released(make_guard(tmp_path / "c", statistics=["test"]), (9, 9)) == set()
 
 
+def test_moments_that_rest_on_too_few_cases_stay(tmp_path: Path) -> None:
+    rare = {**MOMENTS, "spacing/0": Moments(n=4, mean=0.0, sd=0.0)}
+    assert released(make_guard(tmp_path, min_patients_score=5), (9, 9), moments=rare) == {"uncertainty"}
+
+
 def test_nothing_is_told_that_was_not_asked_for() -> None:
-    assert released(EgressGuard(site_key("north")), (9, 9), asked=False) == set()
+    with pytest.raises(WireError, match="undeclared figures"):
+        released(EgressGuard(site_key("north")), (9, 9), asked=False)
 
 
 def test_a_hospital_is_told_of_moments_before_it_agrees() -> None:
