@@ -190,10 +190,6 @@ def _is_there(reference: Any, is_over: IsOver, *, within_s: float = math.inf) ->
 
 def _connect(cluster: RayCluster, stack: ExitStack) -> None:
     """Join the cluster, or start one on this machine, until `stack` is closed. Raises RayClusterError."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = (
-        "0"  # what Ray will do by itself, and warns of until then
-    )
     options: dict[str, Any] = {"address": cluster.address}
     if cluster.address is None:
         place = "/tmp" if os.name == "posix" else None  # noqa: S108  # private; a socket's path must be short
