@@ -24,9 +24,8 @@ def prepare_environment(cluster: RayCluster) -> None:
     """Set what Ray reads from the environment, once, when it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # Ray announces it as its default, in a warning
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # else 15: beside other work, actors would not even start
+    # Ray's own is 15: beside other work, actors would not even start
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if cluster.address is None:  # Ray listens on all addresses of the machine: a token keeps others out
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

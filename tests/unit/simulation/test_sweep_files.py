@@ -127,3 +127,16 @@ def test_the_screening_compares_every_algorithm_with_a_small_network():
     assert {entry.name for entry in plan.sweep.algorithm} == set(get_args(AlgorithmName)) - needs_own_cases
     assert experiment.federation.rounds * experiment.federation.local_epochs == 8
     assert count_parameters(build_network(experiment.task, experiment.model, seed=0)) <= 400_000
+
+
+def test_the_hostile_sweep_has_five_kinds_at_few_and_at_many_sites_beside_honest_ones():
+    found = set()
+    plan = read_sweep("hostile")
+    for setting in plan.sweep.setting:
+        simulation = plan.tries_of(plan.sweep.algorithm[0], setting, seed=0)[0].simulation
+        faults = simulation.faults
+        found.add((simulation.sites, faults.sites if faults else 0, faults.kind if faults else None))
+
+    kinds = ("label_flip", "sign_flip", "scale", "noise", "nan")
+    attacked = {(sites, hostile, kind) for sites, hostile in ((5, 1), (8, 2)) for kind in kinds}
+    assert found == attacked | {(5, 0, None), (8, 0, None)}
