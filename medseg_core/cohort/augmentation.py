@@ -1,6 +1,6 @@
-"""Random changes of training patches: nnU-Net's, written for a batch on a CPU.
+"""Random changes of training patches: nnU-Net's, written for a batch on a CPU; they run where the batch is.
 
-Everything is drawn from the generator that is passed. Each sample takes one number from it and draws
+Everything is drawn from the generator that is passed, on the CPU. Each sample takes one number from it and draws
 the rest from a generator of its own, so that its changes depend on its place in the stream, neither on the
 batch size nor on what other samples drew.
 
@@ -47,8 +47,7 @@ def augment(
     """Changed copies; the arguments stay as they are. Patches are 2D or 3D; rotation and scaling are in
     voxels. Of the `optional` channels those that are 0 all over are missing and stay so; others may be dropped.
 
-    Labels keep their type and take only values that they had, or IGNORE. Deterministic given the generator's
-    state, except on accelerators, where sampling a grid is not.
+    Labels keep their type and take only values that they had, or IGNORE. Deterministic given the generator's state.
     """
     seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
     changed = [
@@ -63,9 +62,9 @@ def _augment_one(
 ) -> tuple[Tensor, Tensor]:
     """One sample `(c, *s)` and `(*s)`."""
     missing = [channel for channel in optional if not image[channel].any()]
-    source = _source_positions(label.shape, settings, rng)
+    source = _source_positions(label.shape, settings, rng, image.device)
     if source is not None:
-        image, label = _resample(image, label, source.to(image))
+        image, label = _resample(image, label, source)
     if _chance(settings.noise, rng):
         image = _add_noise(image, rng)
     if _chance(settings.blur, rng):
@@ -87,7 +86,9 @@ def _augment_one(
 # ---- where each voxel comes from ------------------------------------------------------------------------
 
 
-def _source_positions(shape: Sequence[int], settings: Augmentation, rng: torch.Generator) -> Tensor | None:
+def _source_positions(
+    shape: Sequence[int], settings: Augmentation, rng: torch.Generator, device: torch.device
+) -> Tensor | None:
     """For each voxel its source `(d, *s)`, -1 to 1 from edge to edge; None where nothing moves."""
     rotates, scales, bends = (
         _chance(p, rng) for p in (settings.rotation, settings.scaling, settings.elastic)
@@ -99,17 +100,17 @@ def _source_positions(shape: Sequence[int], settings: Augmentation, rng: torch.G
         matrix = _rotation(len(shape), math.radians(settings.rotation_degrees), rng)
     if scales:
         matrix = matrix / _away_from_one(settings.scaling_range, rng)
-    source = _affine_positions(shape, matrix)
-    return source + _bending(shape, rng) if bends else source
+    source = _affine_positions(shape, matrix, device)
+    return source + _bending(shape, rng, device) if bends else source
 
 
-def _affine_positions(shape: Sequence[int], matrix: Tensor) -> Tensor:
+def _affine_positions(shape: Sequence[int], matrix: Tensor, device: torch.device) -> Tensor:
     """`matrix @ voxel` about the middle, for every voxel, as sums over axes: faster than `affine_grid`."""
     dims = len(shape)
-    position = torch.zeros(dims, *[1] * dims)
+    position = torch.zeros(dims, *[1] * dims, device=device)
     for axis, n in enumerate(shape):
         voxels = torch.arange(n) - (n - 1) / 2
-        step = torch.outer(matrix[:, axis] * 2 / torch.tensor(shape), voxels)  # (d, n)
+        step = torch.outer(matrix[:, axis] * 2 / torch.tensor(shape), voxels).to(device)  # (d, n)
         position = position + step.view(dims, *(n if a == axis else 1 for a in range(dims)))
     return position
 
@@ -126,11 +127,11 @@ def _rotation(dims: int, largest: float, rng: torch.Generator) -> Tensor:
     return matrix
 
 
-def _bending(shape: Sequence[int], rng: torch.Generator) -> Tensor:
+def _bending(shape: Sequence[int], rng: torch.Generator, device: torch.device) -> Tensor:
     """A smooth random displacement `(d, *s)`, linear between control points, `2 / CONTROL_POINTS` apart."""
     strength = _uniform(*ELASTIC, rng) * 2 / CONTROL_POINTS
     coarse = torch.rand((len(shape), *[CONTROL_POINTS] * len(shape)), generator=rng) * 2 - 1
-    return _along_each_axis(coarse * strength, [_linear(n, CONTROL_POINTS) for n in shape])
+    return _along_each_axis((coarse * strength).to(device), [_linear(n, CONTROL_POINTS) for n in shape])
 
 
 def _resample(image: Tensor, label: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +188,9 @@ def _without(image: Tensor, missing: Sequence[int], dropped: Sequence[int]) -> T
     gone = {*missing, *dropped}
     if gone and len(gone) == len(image):
         gone = set(missing)
-    return image.index_fill(0, torch.tensor(sorted(gone), dtype=torch.long), 0) if gone else image
+    if not gone:
+        return image
+    return image.index_fill(0, torch.tensor(sorted(gone), dtype=torch.long, device=image.device), 0)
 
 
 def _deviation_and_mean(image: Tensor) -> tuple[Tensor, Tensor]:

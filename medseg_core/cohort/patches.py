@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from medseg_core.cohort.augmentation import augment
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Training
 from medseg_core.seeding import derive_seed
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ def batches(
     round_number: int,
     passes: int,
     optional: Sequence[int] = (),
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """`passes` times one augmented patch of every case, in batches; the last one of a pass may be smaller.
+    """`passes` times one augmented patch of every case, in batches on `device`; the last of a pass may be smaller.
 
     Order, places and augmentation depend on (seed, site, round) alone. `optional` channels may be missing or dropped.
     """
@@ -48,11 +52,16 @@ def batches(
         for start in range(0, len(cases), training.batch_size):
             chosen = [cases[n] for n in shuffled[start : start + training.batch_size]]
             drawn = [_patch(case, training, places) for case in chosen]
-            images = torch.from_numpy(np.stack([image for image, _ in drawn]))
-            labels = torch.from_numpy(np.stack([label for _, label in drawn]))
+            images, labels = (_on(device, arrays) for arrays in zip(*drawn, strict=True))
             if training.augmentation:
                 images, labels = augment(images, labels, training.augmentation, effects, optional=optional)
             yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
+
+
+def _on(device: torch.device, arrays: Sequence[npt.NDArray[Any]]) -> Tensor:
+    """The arrays as one tensor on `device`; to a CUDA device the copy goes beside the work that it has."""
+    tensor = torch.from_numpy(np.stack(arrays))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def steps_in_pass(n_cases: int, batch_size: int) -> int:

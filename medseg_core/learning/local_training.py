@@ -41,7 +41,7 @@ class TrainingReport:
     n_steps: int
     loss: float  # mean over the steps
     training_s: float  # forward, backward, optimiser
-    waiting_s: float  # for patches
+    waiting_s: float  # for patches; an accelerator may be at work meanwhile
 
 
 def train_locally(
@@ -79,46 +79,51 @@ def train_locally(
     in_pass = steps_in_pass(len(cases), training.batch_size)
     passes = federation.local_epochs + rule.extra_passes
     steps = passes * in_pass
-    losses, training_s, began = [], 0.0, time.perf_counter()
+    in_bf16 = _wants_bf16(training, device)
+    losses, waiting_s, began = [], 0.0, time.perf_counter()
     with device_guard(device, training), _seeded_dropout(experiment, context, device):
-        for step, batch in enumerate(_batches(cases, experiment, context, passes)):
+        patches = _batches(cases, experiment, context, passes, device)
+        for step in range(steps):
             if is_over():
                 raise RoundOverError(context.site, context.round_number)
             if step % in_pass == 0:
                 rule.begin_pass(step // in_pass)
-            images, labels = batch.images.to(device), batch.labels.to(device)  # (b, c, *s), (b, *s)
+            asked = time.perf_counter()
+            batch = next(patches)
             unknown = mark_unknown(batch.not_annotated, experiment.task.n_classes)  # (b, k)
-            ready = time.perf_counter()
+            waiting_s += time.perf_counter() - asked
             progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
             rates.append(learning_rate_at(progress, training))
             for group in optimiser.param_groups:
                 group["lr"] = rates[-1]
             optimiser.zero_grad(set_to_none=True)
-            in_bf16 = _wants_bf16(training, device)
             loss = _add_gradients(
-                network, loss_of, rule, images, labels, unknown=unknown, parts=parts, in_bf16=in_bf16
+                network, loss_of, rule, batch, unknown=unknown, parts=parts, in_bf16=in_bf16
             )
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
             optimiser.step()
             losses.append(loss)
-            if device.type != "cpu":
-                loss.item()  # wait for the device, so that the clock below tells the truth
-            training_s += time.perf_counter() - ready
+        mean_loss = float(torch.stack(losses).mean())  # an accelerator has done all its steps then
+        training_s = time.perf_counter() - began - waiting_s
     rule.end(network, rates, training.momentum)
     report = TrainingReport(
         n_cases=len(cases),
         n_steps=steps,
-        loss=float(torch.stack(losses).mean()),
+        loss=mean_loss,
         training_s=training_s,
-        waiting_s=time.perf_counter() - began - training_s,
+        waiting_s=waiting_s,
     )
     return report, _memory_of(optimiser, network)
 
 
 def _batches(
-    cases: Sequence[PreprocessedCase], experiment: Experiment, context: RoundContext, passes: int
+    cases: Sequence[PreprocessedCase],
+    experiment: Experiment,
+    context: RoundContext,
+    passes: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
     """The patches of a round."""
     return batches(
@@ -129,6 +134,7 @@ def _batches(
         round_number=context.round_number,
         passes=passes,
         optional=experiment.task.optional_channels,
+        device=device,
     )
 
 
@@ -136,16 +142,15 @@ def _add_gradients(
     network: nn.Module,
     loss_of: Loss,
     rule: LocalRule,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     *,
     unknown: Tensor,
     parts: int,
     in_bf16: bool,
 ) -> Tensor:
     """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds."""
-    losses = []
-    in_parts = (each.chunk(parts) for each in (images, labels, unknown))
+    losses, images = [], batch.images  # (b, c, *s)
+    in_parts = (each.chunk(parts) for each in (images, batch.labels, unknown))
     for image, label, hidden in zip(*in_parts, strict=True):
         with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
             loss = loss_of(network(image), label, hidden) * (len(image) / len(images))  # logits (b, k, *s)

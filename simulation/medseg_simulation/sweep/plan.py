@@ -192,7 +192,8 @@ def _check_cells(plan: Plan, *, source: str) -> None:
         makers: dict[str, Callable[[], list[Experiment]]] = {
             entry.row: partial(plan.tries_of, entry, setting, seed=seed) for entry in sweep.algorithm
         }
-        makers[BASELINES] = partial(plan.baseline_tries, setting, seed=seed)
+        if sweep.baselines:
+            makers[BASELINES] = partial(plan.baseline_tries, setting, seed=seed)
         for row, make in makers.items():
             try:
                 tries = make()

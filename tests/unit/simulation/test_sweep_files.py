@@ -72,6 +72,12 @@ def test_baselines_do_not_depend_on_the_algorithm_and_have_candidates_of_their_o
     assert {t.simulation.baselines for t in tries} == {("pooled",)}
 
 
+def test_algorithms_may_have_candidates_where_there_are_no_baselines(read):
+    plan = read(SWEEP.replace('baselines = ["pooled"]', ""))
+
+    assert plan.sweep.tries == 2
+
+
 def test_a_sweep_reads_back_as_it_was_written(read, tmp_path):
     plan = read(SWEEP)
 
