@@ -170,7 +170,8 @@ def initial_weights(experiment: Experiment, seed: int = 0) -> dict[str, npt.NDAr
 
 @functools.cache
 def _initial_weights(sections: str, seed: int) -> dict[str, npt.NDArray[np.float32]]:
-    document = {**json.loads(sections), "training": {"patch_size": [16, 16]}}
+    document = json.loads(sections)
+    document["training"] = {"patch_size": [16] * document["task"]["spatial_dims"]}
     experiment = Experiment.model_validate(document)
     return get_weights(build_network(experiment.task, experiment.model, seed=seed))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg_core.learning.weights import Array, Kinds, Weights
+from medseg_core.learning.weights import Array, Kinds, Weights, to_array
 
 
 class LocalRule:
@@ -46,7 +46,7 @@ def parameters_of(network: nn.Module) -> list[Tensor]:
 def to_weights(network: nn.Module, tensors: Sequence[Tensor]) -> Weights:
     """Tensors in the order of the network's parameters, as arrays under their names."""
     named = zip(network.named_parameters(), tensors, strict=True)
-    return {name: t.detach().to("cpu", torch.float32, copy=True).numpy() for (name, _), t in named}
+    return {name: to_array(tensor) for (name, _), tensor in named}
 
 
 def to_tensors(network: nn.Module, weights: Mapping[str, Array] | None) -> list[Tensor]:

@@ -17,7 +17,7 @@ from medseg_core.errors import OutOfMemoryError, RoundOverError
 from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.losses import Loss, build_loss, mark_unknown
-from medseg_core.learning.weights import set_weights
+from medseg_core.learning.weights import set_weights, to_array
 from medseg_core.seeding import derive_seed
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -203,7 +203,7 @@ def _memory_of(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str
     for name, parameter in network.named_parameters():
         for slot, value in optimiser.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                memory[f"{name}/{slot}"] = value.detach().float().cpu().numpy().copy()
+                memory[f"{name}/{slot}"] = to_array(value)
     return memory
 
 
@@ -213,10 +213,11 @@ def _restore(optimiser: torch.optim.Optimizer, network: nn.Module, memory: Weigh
     for key, value in memory.items():
         name, slot = key.rsplit("/", 1)
         parameter = parameters[name]
-        device = (
-            torch.device("cpu") if slot == "step" and parameter.device.type != "cuda" else parameter.device
-        )
-        optimiser.state[parameter][slot] = torch.tensor(value, device=device)
+        if slot == "step":
+            device = parameter.device if parameter.device.type == "cuda" else "cpu"
+            optimiser.state[parameter][slot] = torch.tensor(value, device=device)
+        else:  # laid out as the parameter is: a fused optimiser reads both in the order of memory
+            optimiser.state[parameter][slot] = torch.empty_like(parameter).copy_(torch.tensor(value))
 
 
 def _wants_bf16(training: Training, device: torch.device) -> bool:

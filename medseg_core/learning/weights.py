@@ -20,7 +20,7 @@ def get_weights(network: nn.Module) -> Weights:
     Integer buffers (`num_batches_tracked`) are left out: their average means nothing, and nothing reads them.
     A tensor that the network holds under two names is given once, under the first.
     """
-    return {name: _to_numpy(tensor) for name, tensor in _float_tensors(network)}
+    return {name: to_array(tensor) for name, tensor in _float_tensors(network)}
 
 
 def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -74,7 +74,8 @@ def _float_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from ((name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point())
 
 
-def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """A float32 copy that shares no memory with the network."""
-    array: npt.NDArray[np.float32] = tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+def to_array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A float32 copy that shares no memory with the network, in C order."""
+    copied = tensor.detach().to("cpu", torch.float32, copy=True)
+    array: npt.NDArray[np.float32] = copied.contiguous().numpy()
     return array

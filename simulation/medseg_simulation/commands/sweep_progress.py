@@ -1,5 +1,6 @@
 """What the terminal shows while a sweep runs and when it is done."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.table import Column, Table
 
 from medseg_core.assessment.report_text import counted, duration, megabytes, number, signed, signed_between
 from medseg_simulation.sweep.results import BaselineRow, Row, SettingResult, Spread, SweepResult
+
+WIDTH_IN_FILES = 120  # characters of a table that no terminal limits
 
 
 @contextmanager
@@ -91,6 +94,8 @@ class SweepTerminal:
 def show_result(result: SweepResult, out: Path) -> None:
     """A table for each setting, the recommendation in words, and where the page lies."""
     console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH_IN_FILES
     for name, setting in result.settings.items():
         console.print(setting_table(name, setting, result.reference))
     told = result.recommendation

@@ -1,6 +1,7 @@
 """The local loop: schedule over the whole run, FedProx, optimiser memory, randomness, running out of memory."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +10,12 @@ import torch
 from builders import initial_weights, make_experiment, make_site_data
 from torch import nn
 
+from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
 from medseg_core.errors import OutOfMemoryError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.fedprox import Proximal
-from medseg_core.learning import local_training
+from medseg_core.learning import local_training, networks
 from medseg_core.learning.local_training import (
     RoundContext,
     TrainingReport,
@@ -25,6 +27,15 @@ from medseg_core.learning.weights import get_weights
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 CASES = make_site_data("north", train=3).train
+DEEP_CASES = [  # in 3D: the same slice eight times
+    dataclasses.replace(
+        case,
+        image=np.stack([case.image] * 8, axis=1),
+        label=np.stack([case.label] * 8),
+        foreground=np.insert(case.foreground, 1, 3, axis=1),
+    )
+    for case in CASES
+]
 
 
 def run_round(
@@ -34,13 +45,14 @@ def run_round(
     memory: Weights | None = None,
     site: str = "north",
     parts: int = 1,
+    cases: Sequence[PreprocessedCase] = CASES,
 ) -> tuple[Weights, Weights, TrainingReport]:
     """Weights, memory and report after one round."""
     torch.set_num_threads(1)
     network = build_network(experiment.task, experiment.model, seed=0)
     report, after = train_locally(
         network,
-        CASES,
+        cases,
         experiment,
         context=RoundContext(site, number),
         start=initial_weights(experiment) if start is None else start,
@@ -138,6 +150,28 @@ def test_memory_continues_the_optimiser(optimiser: str) -> None:
     assert not are_equal(remembering, forgetful)
     slots = {"adamw": {"step", "exp_avg", "exp_avg_sq"}, "sgd": {"momentum_buffer"}}[optimiser]
     assert {key.rsplit("/", 1)[1] for key in memory} == slots
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_memory_does_not_depend_on_how_weights_lie_in_memory(
+    optimiser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment(
+        task={"spatial_dims": 3}, training={"optimiser": optimiser, "patch_size": [8, 16, 16]}
+    )
+    rounds = []
+    for layout in (torch.channels_last_3d, torch.contiguous_format):
+        monkeypatch.setattr(networks, "FEW_CHANNELS_LAYOUT", layout)
+        weights, memory, _ = run_round(experiment, cases=DEEP_CASES)
+        rounds.append(run_round(experiment, 2, start=weights, memory=memory, cases=DEEP_CASES))
+    (weights, memory, _), (plain_weights, plain_memory, _) = rounds
+
+    for name in (
+        name for name in weights if not name.endswith("conv.bias")
+    ):  # those are noise before a normalisation
+        np.testing.assert_allclose(weights[name], plain_weights[name], atol=1e-4, err_msg=name)
+    for name in (name for name in memory if "conv.bias" not in name):
+        np.testing.assert_allclose(memory[name], plain_memory[name], atol=1e-4, err_msg=name)
 
 
 def test_memory_that_is_handed_in_is_not_changed() -> None:
