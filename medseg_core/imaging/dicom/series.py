@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from medseg_core.dicom_errors import DicomError, DicomHeaderError, UnsupportedDicomError
+from medseg_core.dicom_errors import DicomError, DicomHeaderError, MixedSeriesError, UnsupportedDicomError
 from medseg_core.imaging.dicom.frames import Frame, frames_of
 from medseg_core.imaging.dicom.grid import grid_of
 from medseg_core.imaging.dicom.headers import read_header, text
@@ -66,14 +66,18 @@ def _ordered(series: Series) -> tuple[Geometry, tuple[Frame, ...]]:
     if not series.files:
         raise DicomError(where, "it has no files", "Name the files of a series")
     frames: list[Frame] = []
+    spaces: set[str] = set()
     for path in series.files:
         header = read_header(path)
         if text(header, "SeriesInstanceUID") != series.series_uid:
             raise DicomError(path, "it is of another series than when it was found", "Scan the folder again")
         _require_plain(header, path)
+        spaces.add(text(header, "FrameOfReferenceUID"))
         frames += frames_of(header, path)
     if series.modality in XRAY:
         return _projection(frames, where)
+    if len(spaces) > 1:  # positions in one say nothing of positions in another
+        raise MixedSeriesError(where, "frame of reference", ("one", "another"))
     return grid_of(frames, where)
 
 

@@ -144,6 +144,10 @@ BROKEN_SLICES = {
         "it claims 65535x65535x1 pixels, more than can be held",
     ),
     "twelve bits allocated": (having(BitsAllocated=12), "bytes of pixels where its header claims 30"),
+    "values above unused bits": (
+        having(BitsStored=12, HighBit=15),
+        "its HighBit is 15 where BitsStored is 12",
+    ),
     "NaN spacing": (having(PixelSpacing=b"nan\\0.5 "), "its PixelSpacing is NaN or infinite"),
     "infinite spacing": (having(PixelSpacing=b"inf\\0.5 "), "its PixelSpacing is NaN or infinite"),
     "negative spacing": (having(PixelSpacing=[-0.7, 0.5]), "its PixelSpacing is -0.7 x 0.5 mm"),
