@@ -24,7 +24,8 @@ N = 4
 
 def write_segmentation(folder, masks, kind, **options):
     """A SEG of masks `(k, row, column, segment)` on a series of four slices; returns the image's grid and the file."""
-    series = only_series(write_series(folder / "image", N))
+    pixels = np.zeros(masks.shape[1:3], np.int16)
+    series = only_series(write_series(folder / "image", N, pixels=pixels))
     order = {one.sop_instance_uid: k for k, one in enumerate(read_slices(series).references)}
     sources = sorted((dcmread(path) for path in series.files), key=lambda made: order[made.SOPInstanceUID])
     blank = dict.fromkeys(
@@ -67,6 +68,13 @@ def assert_masks(segments, masks):
 def test_binary_segments_that_overlap_keep_their_masks(tmp_path, is_sparse):
     masks = masks_of_two()
     grid, path = write_segmentation(tmp_path, masks, "BINARY", omit_empty_frames=is_sparse)
+
+    assert_masks(read_segmentation(path, grid), masks)
+
+
+def test_binary_frames_that_begin_within_a_byte_keep_their_pixels(tmp_path):
+    masks = np.random.default_rng(0).integers(0, 2, (N, 7, 9, 2), np.uint8)  # frames of 63 bits
+    grid, path = write_segmentation(tmp_path, masks, "BINARY")
 
     assert_masks(read_segmentation(path, grid), masks)
 
