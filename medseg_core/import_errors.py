@@ -51,6 +51,17 @@ class NoLabelsError(CaseError):
         super().__init__(case_id, fault, remedy)
 
 
+class StripedLabelError(CaseError):
+    """A label fills every so many slices and none between: it was drawn on thicker slices, or in some only."""
+
+    def __init__(self, case_id: str, label: str, step: int) -> None:
+        super().__init__(
+            case_id,
+            f"the label {label} is drawn in one of every {step} slices and in none between",
+            "Let the program that it was drawn with interpolate it, or import the series that it was drawn on",
+        )
+
+
 class RepeatedLabelError(CaseError):
     """Two segments of a case are one label of the task: nothing says which is meant."""
 

@@ -157,6 +157,21 @@ def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_the
     assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
 
 
+def keep_every_second_contour(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        drawn = made.ROIContourSequence[0]
+        drawn.ContourSequence = drawn.ContourSequence[::2]
+
+
+def test_a_label_that_leaves_out_every_second_slice_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1, n_slices=8, alter=keep_every_second_contour)
+    outcome = run(tmp_path / "scans")
+
+    assert "the label square is drawn in one of every 2 slices and in none between" in outcome.err
+
+
 def test_a_study_that_was_mended_comes_in_and_one_that_broke_goes(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -88,6 +88,17 @@ def test_segments_have_names_and_codes(tmp_path):
     assert "Liver" not in repr(liver)
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_only_segments_that_are_wanted_are_read(tmp_path, kind):
+    masks = masks_of_two()
+    masks[..., 0] &= 1 - masks[..., 1]
+    drawn = masks if kind == "BINARY" else masks[..., 0] + 2 * masks[..., 1]
+    grid, path = write_segmentation(tmp_path, drawn, kind)
+    (lesion,) = read_segmentation(path, grid, wanted=lambda name, meaning: meaning == "Lesion")
+
+    np.testing.assert_array_equal(lesion.mask, masks[..., 1].astype(bool).T)
+
+
 def test_a_fractional_segment_counts_from_one_half_on(tmp_path):
     masks = np.zeros((N, 4, 5, 1))
     masks[2, 1, :, 0] = [0.0, 0.49, 0.5, 0.51, 1.0]
