@@ -35,7 +35,7 @@ class NoPatientIdError(CaseError):
     def __init__(self, case_id: str) -> None:
         super().__init__(
             case_id,
-            "its headers have no patient ID, and training and test would share patients unseen",
+            "its headers have no patient ID that can be read, and training and test would share patients unseen",
             "Export it with patient IDs, which do not leave this machine",
         )
 

@@ -33,6 +33,10 @@ from medseg_core.import_errors import (
 )
 from medseg_core.types import Case, Geometry, LoadedCase, Volume
 
+_UNREADABLE = (
+    "\N{REPLACEMENT CHARACTER}"  # of bytes of another alphabet than is told: two patients may look alike
+)
+
 
 @dataclass(frozen=True)
 class Importer:
@@ -49,7 +53,7 @@ class Importer:
         Raises DicomError, CaseError and GridTooLargeError leaves; nothing is kept then.
         """
         case_id = self.case_id(chosen)
-        if not study.patient_id.strip():
+        if not study.patient_id.strip() or _UNREADABLE in study.patient_id:
             raise NoPatientIdError(case_id)
         volumes = {number: read_series(series) for number, series in chosen.items()}
         classes = self._classes(study, chosen, volumes, case_id)
@@ -63,7 +67,7 @@ class Importer:
             write_image(part / label, file_values(self.task)[classes.voxels[0]], reference)
             missing = tuple(n for n in range(len(self.task.channels)) if n not in volumes)
             files = tuple(part / path for path in images.values())
-            patient = self.names.patient(study.patient_id)
+            patient = self.names.patient(study.patient_id, study.patient_issuer)
             case = Case(case_id, patient, self.site, files, part / label, missing=missing)
             loaded = load_case(case, self.task)
             imported = ImportedCase(

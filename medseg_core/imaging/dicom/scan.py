@@ -29,8 +29,8 @@ _IMAGES = frozenset((
 LABELMAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _SEGMENTATIONS = frozenset((uid.SegmentationStorage, LABELMAP_SEGMENTATION))
 _KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality",
-    "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID", "Manufacturer",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID", "Manufacturer",
     "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
     "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelSpacing", "SliceThickness",
     "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
@@ -62,6 +62,7 @@ class Series:
     sex: str = ""
     age_years: float | None = None
     body_part: str = ""
+    patient_issuer: str = field(default="", repr=False)  # whose number the patient ID is, where that is told
     referenced_series_uids: tuple[str, ...] = field(
         default=(), repr=False
     )  # SEG, RTSTRUCT: what they were drawn on
@@ -179,6 +180,7 @@ def _series(header: Dataset, path: Path, kind: Kind) -> Series:
         series_uid=text(header, "SeriesInstanceUID"),
         study_uid=text(header, "StudyInstanceUID"),
         patient_id=text(header, "PatientID"),
+        patient_issuer=text(header, "IssuerOfPatientID"),
         modality=text(header, "Modality").upper(),
         description=text(header, "SeriesDescription") or text(header, "ProtocolName"),
         sop_class_uid=text(header, "SOPClassUID"),
