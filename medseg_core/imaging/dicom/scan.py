@@ -30,11 +30,12 @@ LABELMAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _SEGMENTATIONS = frozenset((uid.SegmentationStorage, LABELMAP_SEGMENTATION))
 _KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID", "Manufacturer",
-    "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
-    "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelSpacing", "SliceThickness",
-    "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+    "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID",
+    "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge",
+    "PatientBirthDate", "StudyDate", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
 _STRAIGHT = 0.94  # cosine of 20 degrees: a head tilted further is no longer called axial
 

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from command_line import Outcome, caller
 from dicom_studies import make_importing_site, make_study
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from medseg_client.machine_check import check_data
 from medseg_client.site_folder import SiteFolder
@@ -97,11 +95,6 @@ def test_two_studies_of_a_patient_have_one_pseudonym(run: Callable[..., Outcome]
     assert len({case.case_id for case in cases}) == 3
 
 
-def spoil_patient_id(made: Dataset) -> None:
-    made.SpecificCharacterSet = "ISO_IR 192"  # and the letter is of Latin-1
-    made[0x00100020] = RawDataElement(Tag(0x00100020), "LO", 4, b"P\xc41 ", 0, False, True, True)
-
-
 def drop_slice(made: Dataset) -> None:
     if made.Modality == "MR" and made.ImagePositionPatient[2] == 6:
         made.ImagePositionPatient[2] = 6.9
@@ -135,7 +128,6 @@ FAULTS: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "a contour between slices": (move_contour, "one of its contours does not lie in a slice"),
     "an empty image": (same_pixels, "channel t1 is 0 everywhere"),
     "one label twice": (two_squares, "two segments on its images are the label square"),
-    "a patient of another alphabet": (spoil_patient_id, "no patient ID that can be read"),
     "no patient": (lambda made: setattr(made, "PatientID", ""), "its headers have no patient ID"),
 }
 
@@ -186,6 +178,21 @@ def test_a_number_that_two_hospitals_gave_is_two_patients(
 
     cohort = read_cohort(tmp_path / "out", experiment(tmp_path).task)
     assert sorted(Counter(case.patient_id for case in cohort.cases).values()) == [1, 2]
+
+
+def test_a_number_in_another_alphabet_than_is_told_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    scans = make_study(
+        tmp_path / "scans",
+        1,
+        patient="PXX1",
+        alter=lambda made: setattr(made, "SpecificCharacterSet", "ISO_IR 192"),
+    )
+    for path in scans.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"PXX1", b"P\xc4\xd61"))  # Latin-1
+
+    assert "its headers have no patient ID that can be read" in run(scans).err
 
 
 def test_a_label_that_leaves_out_every_second_slice_is_refused(
