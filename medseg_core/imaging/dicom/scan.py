@@ -33,9 +33,9 @@ _KEYWORDS = (
     "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID",
     "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge",
     "PatientBirthDate", "StudyDate", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence",
-    "ReferencedFrameOfReferenceSequence",
+    "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImageOrientationPatient",
+    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
 _STRAIGHT = 0.94  # cosine of 20 degrees: a head tilted further is no longer called axial
 
@@ -170,7 +170,10 @@ def _kind(header: Dataset, path: Path) -> Kind:
         raise DicomError(
             path, "it is a mosaic of slices in one picture", "Export it as single or enhanced slices"
         )
-    if (number(header, "SamplesPerPixel", path) or 1) > 1:
+    is_coloured = (
+        text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+    )  # its values are no intensities
+    if is_coloured or (number(header, "SamplesPerPixel", path) or 1) > 1:
         raise DicomError(path, "it is a colour picture", "Nothing needs doing")
     return "image"
 
