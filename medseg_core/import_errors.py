@@ -35,7 +35,7 @@ class NoPatientIdError(CaseError):
     def __init__(self, case_id: str) -> None:
         super().__init__(
             case_id,
-            "its headers have no patient ID, and training and test would share patients unseen",
+            "its headers have no patient ID that can be read, and training and test would share patients unseen",
             "Export it with patient IDs, which do not leave this machine",
         )
 
@@ -49,6 +49,17 @@ class NoLabelsError(CaseError):
             fault = f"none of the {found} segments drawn on its images is a label of the task"
         remedy = "Draw and export them, or correct the names of segments under [task] in the experiment"
         super().__init__(case_id, fault, remedy)
+
+
+class StripedLabelError(CaseError):
+    """A label fills every so many slices and none between: it was drawn on thicker slices, or in some only."""
+
+    def __init__(self, case_id: str, label: str, step: int) -> None:
+        super().__init__(
+            case_id,
+            f"the label {label} is drawn in one of every {step} slices and in none between",
+            "Let the program that it was drawn with interpolate it, or import the series that it was drawn on",
+        )
 
 
 class RepeatedLabelError(CaseError):

@@ -43,9 +43,10 @@ class Pseudonyms:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def patient(self, patient_id: str) -> str:
-        """Stands for a patient."""
-        return f"patient-{self._name('patient', [patient_id.strip()])}"
+    def patient(self, patient_id: str, issuer: str = "") -> str:
+        """Stands for a patient: who has one number at two issuers are two."""
+        told = [part for part in (patient_id.strip(), issuer.strip()) if part]
+        return f"patient-{self._name('patient', told)}"
 
     def case(self, series_uids: Iterable[str]) -> str:
         """Stands for the images of a case: its series, in any order."""

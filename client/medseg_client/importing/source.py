@@ -38,6 +38,11 @@ class Study:
     segmentations: tuple[Series, ...]
     structures: tuple[Series, ...]
 
+    @property
+    def patient_issuer(self) -> str:
+        """Whose number the patient ID is; "" where no image says so."""
+        return next((one.patient_issuer for one in self.images if one.patient_issuer), "")
+
 
 def studies_of(found: Scan) -> tuple[Study, ...]:
     """The studies with images in a scan, in the order of their UIDs."""

@@ -114,7 +114,7 @@ class SeriesCase:
         for segment in segments:
             if self.task is None:
                 yield segment.name.strip() or f"segment {segment.number}", segment
-            elif (number := label_of(segment, self.task)) is not None:
+            elif (number := label_of(segment.name, segment.meaning, self.task)) is not None:
                 yield list(self.task.labels)[number - 1], segment
 
 

@@ -29,12 +29,13 @@ _IMAGES = frozenset((
 LABELMAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _SEGMENTATIONS = frozenset((uid.SegmentationStorage, LABELMAP_SEGMENTATION))
 _KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality",
-    "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID", "Manufacturer",
-    "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
-    "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelSpacing", "SliceThickness",
-    "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID",
+    "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge",
+    "PatientBirthDate", "StudyDate", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImageOrientationPatient",
+    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
 _STRAIGHT = 0.94  # cosine of 20 degrees: a head tilted further is no longer called axial
 
@@ -62,6 +63,7 @@ class Series:
     sex: str = ""
     age_years: float | None = None
     body_part: str = ""
+    patient_issuer: str = field(default="", repr=False)  # whose number the patient ID is, where that is told
     referenced_series_uids: tuple[str, ...] = field(
         default=(), repr=False
     )  # SEG, RTSTRUCT: what they were drawn on
@@ -168,7 +170,10 @@ def _kind(header: Dataset, path: Path) -> Kind:
         raise DicomError(
             path, "it is a mosaic of slices in one picture", "Export it as single or enhanced slices"
         )
-    if (number(header, "SamplesPerPixel", path) or 1) > 1:
+    is_coloured = (
+        text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+    )  # its values are no intensities
+    if is_coloured or (number(header, "SamplesPerPixel", path) or 1) > 1:
         raise DicomError(path, "it is a colour picture", "Nothing needs doing")
     return "image"
 
@@ -179,6 +184,7 @@ def _series(header: Dataset, path: Path, kind: Kind) -> Series:
         series_uid=text(header, "SeriesInstanceUID"),
         study_uid=text(header, "StudyInstanceUID"),
         patient_id=text(header, "PatientID"),
+        patient_issuer=text(header, "IssuerOfPatientID"),
         modality=text(header, "Modality").upper(),
         description=text(header, "SeriesDescription") or text(header, "ProtocolName"),
         sop_class_uid=text(header, "SOPClassUID"),

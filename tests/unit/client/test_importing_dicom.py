@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,52 @@ def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_the
         2,
     ]
     assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
+
+
+def keep_every_second_contour(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        drawn = made.ROIContourSequence[0]
+        drawn.ContourSequence = drawn.ContourSequence[::2]
+
+
+def test_a_number_that_two_hospitals_gave_is_two_patients(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    for number, issuer in enumerate(("NORTH", "SOUTH", "SOUTH"), start=1):
+        make_study(
+            tmp_path / f"scans/{number}",
+            number,
+            patient="17",
+            alter=lambda made, issuer=issuer: setattr(made, "IssuerOfPatientID", issuer),
+        )
+    run(tmp_path / "scans")
+
+    cohort = read_cohort(tmp_path / "out", experiment(tmp_path).task)
+    assert sorted(Counter(case.patient_id for case in cohort.cases).values()) == [1, 2]
+
+
+def test_a_number_in_another_alphabet_than_is_told_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    scans = make_study(
+        tmp_path / "scans",
+        1,
+        patient="PXX1",
+        alter=lambda made: setattr(made, "SpecificCharacterSet", "ISO_IR 192"),
+    )
+    for path in scans.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"PXX1", b"P\xc4\xd61"))  # Latin-1
+
+    assert "its headers have no patient ID that can be read" in run(scans).err
+
+
+def test_a_label_that_leaves_out_every_second_slice_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1, n_slices=8, alter=keep_every_second_contour)
+    outcome = run(tmp_path / "scans")
+
+    assert "the label square is drawn in one of every 2 slices and in none between" in outcome.err
 
 
 def test_a_study_that_was_mended_comes_in_and_one_that_broke_goes(

@@ -81,6 +81,7 @@ def test_a_second_copy_of_an_object_is_left_out(tmp_path):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "it is a localiser"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic of slices in one picture"),
         ({"SamplesPerPixel": 3}, "it is a colour picture"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "it is a colour picture"),
         (
             {"SOPClassUID": SecondaryCaptureImageStorage},
             "it is of the kind Secondary Capture Image Storage, which is not read",

@@ -124,6 +124,26 @@ def test_points_and_structures_without_contours_hold_no_voxel(tmp_path):
     assert not nothing.mask.any()
 
 
+def test_a_contour_that_is_repeated_counts_once(tmp_path):
+    found = mask_of(tmp_path, [box(1, 2, 8, 3, 6), box(1, 2, 8, 3, 6)])
+
+    np.testing.assert_array_equal(found, expected((1, 2, 8, 3, 6)))
+
+
+def test_scraps_of_one_or_two_points_hold_no_voxel(tmp_path):
+    found = mask_of(tmp_path, [box(1, 2, 8, 3, 6), box(1, 2, 8, 3, 6)[:1], box(2, 2, 8, 3, 6)[:2]])
+
+    np.testing.assert_array_equal(found, expected((1, 2, 8, 3, 6)))
+
+
+def test_what_is_not_wanted_may_lie_anywhere(tmp_path):
+    made = make_structures({"Couch": [box(-9, 1, 8, 1, 8)], "liver": [box(1, 3, 5, 3, 5)]})
+    path = save(made, tmp_path / "rs.dcm")
+    (liver,) = read_structures(path, GRID, wanted=lambda name, meaning: name == "liver")
+
+    np.testing.assert_array_equal(liver.mask, expected((1, 3, 5, 3, 5)))
+
+
 def test_structures_that_overlap_keep_their_masks(tmp_path):
     made = make_structures({"liver": [box(1, 1, 8, 1, 8)], "tumour": [box(1, 3, 5, 3, 5)]})
     liver, tumour = read_structures(save(made, tmp_path / "rs.dcm"), GRID)

@@ -229,6 +229,30 @@ def test_the_clock_of_the_injection_may_be_of_the_day_before(tmp_path):
     np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("clock", ["1300", "13", "13:00:00", "130000.000000"])
+def test_a_clock_may_be_told_without_minutes_or_with_colons(tmp_path, clock):
+    told = {**TRACER, "RadiopharmaceuticalStartTime": clock, "RadionuclideHalfLife": 7200}
+    del told["RadiopharmaceuticalStartDateTime"]
+    write_pet(tmp_path, told, AcquisitionTime="1500")  # 7200 s after
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-6)
+
+
+def test_an_injection_in_universal_time_is_put_on_the_scanners_clock(tmp_path):
+    told = {**TRACER, "RadiopharmaceuticalStartDateTime": "20200102080000.00+0000"}
+    write_pet(tmp_path, told, TimezoneOffsetFromUTC="+0200")
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("series_time", ["114946", "150000"])  # of the scan; of a series made anew
+def test_decay_runs_to_the_start_of_the_series_unless_it_was_made_later(tmp_path, series_time):
+    is_new = series_time == "150000"
+    write_pet(tmp_path, SeriesTime=series_time, AcquisitionTime="114946" if is_new else "120000")
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-4)
+
+
 def test_uptake_values_stay_as_they_are(tmp_path):
     write_pet(tmp_path, {}, Units="GML", PatientWeight=None)
 
@@ -260,6 +284,8 @@ def test_counts_of_a_philips_scanner_without_a_factor_are_refused(tmp_path):
         (TRACER, {"PatientWeight": None}, "weight is missing"),
         (TRACER, {"PatientWeight": 0}, "weight is missing or makes no sense"),
         ({**TRACER, "RadionuclideTotalDose": 0}, {}, "the injected dose is missing"),
+        ({**TRACER, "RadionuclideTotalDose": 370}, {}, "missing or not in Bq"),
+        ({**TRACER, "RadionuclideHalfLife": 109.77}, {}, "begins 60 half-lives after"),
         ({**TRACER, "RadionuclideHalfLife": 0}, {}, "half-life of the tracer is missing"),
         (TRACER, {"DecayCorrection": "NONE"}, "not corrected for decay"),
         ({**TRACER, "RadiopharmaceuticalStartDateTime": "20210102100000"}, {}, "within the 30 days before"),
