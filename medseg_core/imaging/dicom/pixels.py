@@ -8,6 +8,7 @@ from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
@@ -43,12 +44,26 @@ def _stored(path: Path, indices: Sequence[int], decoder: DecodingProcess) -> Ite
     expected = (count(dataset, "Rows", path), count(dataset, "Columns", path))
     if _require_decodable(dataset, path):
         frames: Iterable[Stored] = decoder.decode(path, indices, _UNDECODABLE)
+    elif dataset.BitsAllocated == 1 and UID(dataset.file_meta.TransferSyntaxUID).is_little_endian:
+        frames = _unpacked(dataset.PixelData, path, indices, expected)
     else:
         frames = decoded(dataset, path, indices, _UNDECODABLE)
     for index, stored in zip(indices, frames, strict=True):
         if stored.shape != expected:
             raise PixelDataError(path, "its pixels have another size than its header says")
         yield index, stored
+
+
+def _unpacked(
+    pixels: bytes, path: Path, indices: Sequence[int], shape: tuple[int, int]
+) -> Iterator[Stored]:
+    """Frames of one bit a pixel, which begin anywhere in a byte (PS3.5, 8.1.1); pydicom 3.0.2 cuts some of them."""
+    n, packed = shape[0] * shape[1], np.frombuffer(pixels, np.uint8)
+    for index in indices:
+        first, skipped = divmod(index * n, 8)
+        bits = np.unpackbits(packed[first : first - (-(skipped + n) // 8)], bitorder="little")
+        with decoding(path, _UNDECODABLE):
+            yield bits[skipped : skipped + n].reshape(shape)
 
 
 def _require_decodable(dataset: Dataset, path: Path) -> bool:

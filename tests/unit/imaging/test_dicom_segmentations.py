@@ -5,7 +5,7 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pytest
-from dicom_files import change, only_series, write_series
+from dicom_files import change, only_series, stored, write_series
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
@@ -22,9 +22,9 @@ published = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published sets ar
 N = 4
 
 
-def write_segmentation(folder, masks, kind, **options):
+def write_segmentation(folder, masks, kind, *, alter=lambda k, made: None, **options):
     """A SEG of masks `(k, row, column, segment)` on a series of four slices; returns the image's grid and the file."""
-    series = only_series(write_series(folder / "image", N))
+    series = only_series(write_series(folder / "image", N, alter=alter))
     order = {one.sop_instance_uid: k for k, one in enumerate(read_slices(series).references)}
     sources = sorted((dcmread(path) for path in series.files), key=lambda made: order[made.SOPInstanceUID])
     blank = dict.fromkeys(
@@ -67,6 +67,17 @@ def assert_masks(segments, masks):
 def test_binary_segments_that_overlap_keep_their_masks(tmp_path, is_sparse):
     masks = masks_of_two()
     grid, path = write_segmentation(tmp_path, masks, "BINARY", omit_empty_frames=is_sparse)
+
+    assert_masks(read_segmentation(path, grid), masks)
+
+
+def three_rows(k, made):
+    change(made, Rows=3, PixelData=stored(k)[:3].tobytes())
+
+
+def test_frames_of_bits_that_begin_within_a_byte_keep_their_masks(tmp_path):
+    masks = np.random.default_rng(0).integers(0, 2, (N, 3, 5, 2), np.uint8)  # 15 bits: at 0, 7, 6, 5 of a byte
+    grid, path = write_segmentation(tmp_path, masks, "BINARY", alter=three_rows, omit_empty_frames=False)
 
     assert_masks(read_segmentation(path, grid), masks)
 
