@@ -54,9 +54,7 @@ def _stored(path: Path, indices: Sequence[int], decoder: DecodingProcess) -> Ite
         yield index, stored
 
 
-def _unpacked(
-    pixels: bytes, path: Path, indices: Sequence[int], shape: tuple[int, int]
-) -> Iterator[Stored]:
+def _unpacked(pixels: bytes, path: Path, indices: Sequence[int], shape: tuple[int, int]) -> Iterator[Stored]:
     """Frames of one bit a pixel, which begin anywhere in a byte (PS3.5, 8.1.1); pydicom 3.0.2 cuts some of them."""
     n, packed = shape[0] * shape[1], np.frombuffer(pixels, np.uint8)
     for index in indices:

@@ -76,7 +76,9 @@ def three_rows(k, made):
 
 
 def test_frames_of_bits_that_begin_within_a_byte_keep_their_masks(tmp_path):
-    masks = np.random.default_rng(0).integers(0, 2, (N, 3, 5, 2), np.uint8)  # 15 bits: at 0, 7, 6, 5 of a byte
+    masks = np.random.default_rng(0).integers(
+        0, 2, (N, 3, 5, 2), np.uint8
+    )  # 15 bits: at 0, 7, 6, 5 of a byte
     grid, path = write_segmentation(tmp_path, masks, "BINARY", alter=three_rows, omit_empty_frames=False)
 
     assert_masks(read_segmentation(path, grid), masks)
