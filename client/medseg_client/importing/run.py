@@ -14,6 +14,7 @@ from medseg_core.data_errors import GridTooLargeError
 from medseg_core.dicom_errors import DicomError
 from medseg_core.errors import CaseError
 from medseg_core.imaging.dicom.scan import Scan, Series
+from medseg_core.import_errors import NoLabelsError
 
 _NO_IMAGES = "it is drawn on images that are not here"
 
@@ -40,7 +41,7 @@ def import_all(
         for found in scans:
             for left in found.left_out:
                 tally.unused[left.reason] += 1
-                record.leave_out(str(left.path), left.reason)
+                record.leave_out_file(left.path, left.reason)
             studies = studies_of(found)
             _note_orphans(found, {study.study_uid for study in studies}, record, tally)
             for study in studies:
@@ -63,7 +64,7 @@ def _note_orphans(found: Scan, known: set[str], record: PrivateRecord, tally: Ta
     for drawing in (*found.segmentations, *found.structures):
         if drawing.study_uid not in known:
             tally.unused[_NO_IMAGES] += 1
-            record.leave_out(drawing.series_uid, _NO_IMAGES)
+            record.leave_out(drawing, _NO_IMAGES)
 
 
 def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally: Tally) -> None:
@@ -76,7 +77,7 @@ def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally
         return
     for unused in chosen.unused:
         tally.unused[unused.reason] += 1
-        record.leave_out(unused.series.series_uid, unused.reason)
+        record.leave_out(unused.series, unused.reason)
     for series in chosen.cases:
         case_id, used = importer.case_id(series), tuple(series.values())
         try:
@@ -101,6 +102,8 @@ def _refuse(
 ) -> None:
     fault, remedy = getattr(error, "fault", str(error)), getattr(error, "remedy", "")
     importer.folder.drop(case_id)
-    tally.refusals.append(Refusal(case_id, f"{fault}.", f"{remedy.rstrip('.')}."))
+    refusal = Refusal(case_id, f"{fault}.", f"{remedy.rstrip('.')}.")
+    tally.refusals.append(refusal)
+    drawn = error.drawn if isinstance(error, NoLabelsError) else ()
     for one in series:
-        record.leave_out(one.series_uid, f"{case_id}: {error}")
+        record.leave_out(one, f"{case_id}: {refusal.fault} {refusal.remedy}", drawn)

@@ -73,9 +73,10 @@ class Sources:
     @staticmethod
     def parse(texts: Sequence[str]) -> "Sources":
         """What the texts name. Raises NoSourceError, PacsQueryError."""
+        for number, text in enumerate(texts, start=1):
+            if not text.startswith(SCHEME) and not Path(text).is_dir():
+                raise NoSourceError(number)
         folders = tuple(Path(text) for text in texts if not text.startswith(SCHEME))
-        if not all(folder.is_dir() for folder in folders):
-            raise NoSourceError("is neither a folder nor a query")
         return Sources(folders, tuple(SeriesQuery.parse(text) for text in texts if text.startswith(SCHEME)))
 
 

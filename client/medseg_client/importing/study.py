@@ -87,11 +87,12 @@ class Importer:
         Each drawing is read on the grid of the series that it was drawn on. Of a label drawn on several channels that
         on the first counts.
         """
-        reference, masks, found = next(iter(volumes.values())).geometry, dict[int, Volume](), 0
+        reference, masks = next(iter(volumes.values())).geometry, dict[int, Volume]()
+        drawn = list[str]()
         for number, series in chosen.items():
             grid, drawn_here = volumes[number].geometry, set[int]()
             for segment in _segments(study, series, grid):
-                found += 1
+                drawn.append(segment.name)
                 if (label := self._label(segment)) is None:
                     continue
                 if label in drawn_here:
@@ -101,7 +102,7 @@ class Importer:
                     mask = Volume(segment.mask[None].astype(np.uint8), grid)
                     masks[label] = resample_to(mask, reference, is_label=True)
         if not masks:
-            raise NoLabelsError(case_id, found)
+            raise NoLabelsError(case_id, drawn)
         classes = np.zeros((1, *reference.shape), np.uint8)
         for label in sorted(masks):
             classes[masks[label].voxels > 0] = label

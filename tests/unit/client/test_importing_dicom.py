@@ -1,6 +1,7 @@
 """Folders of DICOM become cases: each whole or refused with a reason, and nothing in them says whose they are."""
 
 import gzip
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
     outcome = run(tmp_path / "scans")
     assert outcome.code == 0, outcome.err
     assert "4 cases imported" in outcome.out
+    assert "to train on them" not in outcome.out
     (finding,) = check_data(site, [experiment(tmp_path)])
     assert (finding.state, finding.text) == ("ok", "4 cases, 0 warnings")
     case = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases[0]
@@ -65,6 +67,20 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
         "sex": "F",
         "age_group": "60-69",
     }
+
+
+def test_a_site_that_trains_on_other_images_is_told_which_line_to_write(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    changed = site.settings.model_copy(update={"data": Path("images")})
+    (site.root / "site.toml").write_text(changed.to_toml())
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans")
+    line = re.search(r"to train on them: (data = .*) in (.*)\n", outcome.out)
+    assert line is not None
+    written = (site.root / "site.toml").read_text().replace('data = "images"', line[1])
+    Path(line[2]).write_text(written)
+    assert site.settings.data == tmp_path / "out"
 
 
 def test_image_and_label_lie_where_the_scanner_and_the_reader_put_them(
@@ -154,7 +170,39 @@ def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_the
         1,
         2,
     ]
-    assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
+    record = (site.root / "import/left_out.csv").read_text()
+    assert re.search(r'\.543\.2\.1,(P2)?,1\.2\.[0-9.]*\.543\.2,"?case-', record)
+    assert ("Planned^Boost" in record) == (alter is rename_structure)
+    assert f"{site.root / 'import/left_out.csv'} which patients and series they are" in outcome.err
+
+
+def test_refusals_that_are_alike_are_told_once(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in range(1, 13):
+        make_study(tmp_path / f"scans/{number}", number, alter=rename_structure)
+    make_study(tmp_path / "scans/13", 13, alter=drop_slice)
+    outcome = run(tmp_path / "scans")
+    assert sorted(re.findall(r"(?m)^case-\w+( and \d+ more)?: ", outcome.err)) == ["", " and 11 more"]
+    assert "13 left out with a fault, 0 imported" in outcome.err
+
+
+def test_a_hospital_names_its_segments_in_a_copy_of_the_experiment(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    asked = experiment(tmp_path)
+    for number in (1, 2, 3):
+        make_study(tmp_path / "scans", number, alter=rename_structure)
+    copy = (tmp_path / "experiment.toml").read_text()
+    copy = copy.replace("[[task", 'segments = { square = ["planned*"] }\n[[task', 1)
+    (tmp_path / "experiment.toml").write_text(copy)
+    assert run(tmp_path / "scans").code == 0
+    (finding,) = check_data(site, [asked])
+    assert (finding.state, finding.text) == ("ok", "3 cases, 0 warnings")
+
+
+def test_a_source_that_is_none_is_told_by_its_place(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans", tmp_path / "nowhere")
+    assert (outcome.code, "source 2 is neither a folder nor a query" in outcome.err) == (1, True)
 
 
 def test_a_study_that_was_mended_comes_in_and_one_that_broke_goes(
