@@ -13,10 +13,12 @@ from medseg_client.importing.study import Importer
 from medseg_core.data_errors import GridTooLargeError
 from medseg_core.dicom_errors import DicomError
 from medseg_core.errors import CaseError
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series
 from medseg_core.import_errors import NoLabelsError
 
 _NO_IMAGES = "it is drawn on images that are not here"
+_PREDICTED = "a model of medseg drew it: no truth to train on"
 
 
 @dataclass
@@ -43,7 +45,7 @@ def import_all(
                 tally.unused[left.reason] += 1
                 record.leave_out_file(left.path, left.reason)
             studies = studies_of(found)
-            _note_orphans(found, {study.study_uid for study in studies}, record, tally)
+            _note_unread(found, {study.study_uid for study in studies}, record, tally)
             for study in studies:
                 _import_study(study, importer, record, tally)
                 on_study()
@@ -60,11 +62,13 @@ def _written(importer: Importer, record: PrivateRecord, tally: Tally) -> Iterato
         record.write()
 
 
-def _note_orphans(found: Scan, known: set[str], record: PrivateRecord, tally: Tally) -> None:
+def _note_unread(found: Scan, known: set[str], record: PrivateRecord, tally: Tally) -> None:
     for drawing in (*found.segmentations, *found.structures):
-        if drawing.study_uid not in known:
-            tally.unused[_NO_IMAGES] += 1
-            record.leave_out(drawing, _NO_IMAGES)
+        is_ours = drawing.manufacturer == MAKER
+        if is_ours or drawing.study_uid not in known:
+            reason = _PREDICTED if is_ours else _NO_IMAGES
+            tally.unused[reason] += 1
+            record.leave_out(drawing, reason)
 
 
 def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally: Tally) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series, scan
 from medseg_core.import_errors import NoSourceError
 
@@ -40,8 +41,9 @@ class Study:
 
 
 def studies_of(found: Scan) -> tuple[Study, ...]:
-    """The studies with images in a scan, in the order of their UIDs."""
-    images, segmentations, structures = map(_by_study, (found.series, found.segmentations, found.structures))
+    """The studies with images in a scan, in the order of their UIDs; what a model of medseg drew is in none."""
+    drawn = [one for one in found.segmentations if one.manufacturer != MAKER]
+    images, segmentations, structures = map(_by_study, (found.series, drawn, found.structures))
     return tuple(
         Study(
             uid,

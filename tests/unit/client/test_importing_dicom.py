@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Outcome, caller
+from dicom_files import only_series
 from dicom_studies import make_importing_site, make_study
 from pydicom.dataset import Dataset
 
@@ -16,7 +17,11 @@ from medseg_client.machine_check import check_data
 from medseg_client.site_folder import SiteFolder
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.config import Experiment, read_experiment
+from medseg_core.imaging.dicom.result_facts import Maker, Meaning
+from medseg_core.imaging.dicom.results import Found, write_results
+from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.io import read_image, read_label
+from medseg_core.imaging.measurements import measure
 
 
 @pytest.fixture
@@ -197,6 +202,31 @@ def test_a_hospital_names_its_segments_in_a_copy_of_the_experiment(
     assert run(tmp_path / "scans").code == 0
     (finding,) = check_data(site, [asked])
     assert (finding.state, finding.text) == ("ok", "3 cases, 0 warnings")
+
+
+def what_results_repeat(made: Dataset) -> None:
+    for keyword in ("StudyID", "StudyTime", "ReferringPhysicianName", "PatientBirthDate"):
+        setattr(made, keyword, "")
+    made.InstanceNumber = 1
+
+
+def test_what_a_model_drew_is_no_truth(run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_study(tmp_path / f"scans/{number}", number, alter=what_results_repeat)
+        series = only_series(tmp_path / f"scans/{number}")
+        drawn = np.zeros((24, 24, 4), np.uint8)
+        drawn[2:4, 2:4, 1] = 1
+        measured = measure(drawn, read_series(series).geometry, {"square": 1})
+        found = Found(drawn, (Meaning("square"),), measured)
+        write_results(tmp_path / f"scans/{number}", series, found, Maker("squares", "run", "0" * 64, "0.1.0"))
+    next((tmp_path / "scans/2").glob("2.2.1.dcm")).unlink()
+    outcome = run(tmp_path / "scans")
+    assert "1 left out with a fault, 1 imported" in outcome.err
+    assert "there is no DICOM SEG or RTSTRUCT of its images" in outcome.err
+    (case,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert case.label is not None
+    assert read_label(case.label, spatial_dims=3, case_id="x").voxels.sum() == 10 * 10 * 2
+    assert (site.root / "import/left_out.csv").read_text().count("a model of medseg drew it") == 2
 
 
 def test_a_source_that_is_none_is_told_by_its_place(run: Callable[..., Outcome], tmp_path: Path) -> None:
