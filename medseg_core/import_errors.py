@@ -1,5 +1,6 @@
 """What goes wrong while a hospital's DICOM becomes cases. No message holds an identifier or a path of the source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg_core.errors import CaseError, ConfigError, DataError, StorageError
@@ -25,8 +26,11 @@ class NoTaskError(ConfigError):
 class NoSourceError(DataError):
     """The source cannot be read."""
 
-    def __init__(self, fault: str) -> None:
-        super().__init__(f"the source {fault}. Name a folder of DICOM files, or a query as pacs:KEY=VALUE.")
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"source {number} is neither a folder nor a query. Name a folder of DICOM files, or a query as "
+            "pacs:KEY=VALUE."
+        )
 
 
 class NoPatientIdError(CaseError):
@@ -41,13 +45,14 @@ class NoPatientIdError(CaseError):
 
 
 class NoLabelsError(CaseError):
-    """A case has no segmentation of the task's labels."""
+    """A case has no segmentation of the task's labels; `drawn` names those that it has, and stands in no message."""
 
-    def __init__(self, case_id: str, found: int) -> None:
-        fault = "there is no DICOM SEG or RTSTRUCT of its images"
-        if found:
-            fault = f"none of the {found} segments drawn on its images is a label of the task"
-        remedy = "Draw and export them, or correct the names of segments under [task] in the experiment"
+    def __init__(self, case_id: str, drawn: Sequence[str]) -> None:
+        self.drawn = tuple(drawn)
+        fault, remedy = "there is no DICOM SEG or RTSTRUCT of its images", "Draw and export them"
+        if drawn:
+            fault = f"none of the {len(drawn)} segments drawn on its images is a label of the task"
+            remedy = "Name it as the task does, or give --task a copy of the experiment whose [task] segments names it"
         super().__init__(case_id, fault, remedy)
 
 
@@ -98,10 +103,10 @@ class SeparateSpacesError(CaseError):
 class IncompleteImportError(DataError):
     """Some studies became no cases; those that did are usable."""
 
-    def __init__(self, refused: int, imported: int, page: Path) -> None:
+    def __init__(self, refused: int, imported: int, page: Path, record: Path) -> None:
         super().__init__(
-            f"{refused} left out with a fault, {imported} imported. {page} says why and what to do; this machine's "
-            "import/left_out.csv in the site's folder says which they are. Correct them and import again."
+            f"{refused} left out with a fault, {imported} imported. {page} says why and what to do, {record} which "
+            "patients and series they are and what is drawn on them. Correct them and import again."
         )
 
 

@@ -1,6 +1,7 @@
 """`medseg-site import`: settings in, progress on the terminal, one sentence at the end."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from medseg_core.errors import UnusableFolderError
 from medseg_core.files import sole_use
 from medseg_core.import_errors import IncompleteImportError, NoTaskError, NothingImportedError
 
-SHOWN = 10  # refusals on the terminal; the page has all
+SHOWN = 10  # kinds of refusals on the terminal; the page has all
 
 
 def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, experiment: Path | None) -> None:
@@ -45,7 +46,7 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
         with _Bars() as bars:
             found = scans(wanted, pacs, site.imports / "fetched", bars)
             tally = import_all(found, importer, record, bars.study)
-    _tell(tally, folder)
+    _tell(tally, folder, record, site)
 
 
 def _task(site: SiteFolder, experiment: Path | None) -> Task:
@@ -57,17 +58,23 @@ def _task(site: SiteFolder, experiment: Path | None) -> Task:
     return approved[0]
 
 
-def _tell(tally: Tally, folder: ImportFolder) -> None:
+def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteFolder) -> None:
     """Raises IncompleteImportError, NothingImportedError."""
-    for refusal in tally.refusals[:SHOWN]:
-        typer.echo(f"{refusal.case_id}: {refusal.fault} {refusal.remedy}", err=True)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for refusal in tally.refusals:
+        alike[f"{refusal.fault} {refusal.remedy}"].append(refusal.case_id)
+    for sentence, cases in list(alike.items())[:SHOWN]:
+        others = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+        typer.echo(f"{cases[0]}{others}: {sentence}", err=True)
     if sum(tally.unused.values()):
         typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
     if tally.imported:
         typer.echo(f"{tally.imported} cases imported: {folder.root / MANIFEST}")
         typer.echo(f"look at their pictures: {folder.page}. It shows images: keep it as you keep those.")
+        if (site.root / site.settings.data).resolve() != folder.root.resolve():
+            typer.echo(f'to train on them: data = "{folder.root.absolute()}" in {site.root / "site.toml"}')
     if tally.refusals:
-        raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page)
+        raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page, record.left_out)
     if not tally.imported:
         raise NothingImportedError(tally.n_series)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series, scan
 from medseg_core.import_errors import NoSourceError
 
@@ -45,8 +46,9 @@ class Study:
 
 
 def studies_of(found: Scan) -> tuple[Study, ...]:
-    """The studies with images in a scan, in the order of their UIDs."""
-    images, segmentations, structures = map(_by_study, (found.series, found.segmentations, found.structures))
+    """The studies with images in a scan, in the order of their UIDs; what a model of medseg drew is in none."""
+    drawn = [one for one in found.segmentations if one.manufacturer != MAKER]
+    images, segmentations, structures = map(_by_study, (found.series, drawn, found.structures))
     return tuple(
         Study(
             uid,
@@ -78,9 +80,10 @@ class Sources:
     @staticmethod
     def parse(texts: Sequence[str]) -> "Sources":
         """What the texts name. Raises NoSourceError, PacsQueryError."""
+        for number, text in enumerate(texts, start=1):
+            if not text.startswith(SCHEME) and not Path(text).is_dir():
+                raise NoSourceError(number)
         folders = tuple(Path(text) for text in texts if not text.startswith(SCHEME))
-        if not all(folder.is_dir() for folder in folders):
-            raise NoSourceError("is neither a folder nor a query")
         return Sources(folders, tuple(SeriesQuery.parse(text) for text in texts if text.startswith(SCHEME)))
 
 

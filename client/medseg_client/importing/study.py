@@ -117,7 +117,7 @@ class Importer:
                     mask = Volume(segment.mask[None].astype(np.uint8), grid)
                     masks[label] = resample_to(mask, reference, is_label=True)
         if not masks:
-            raise NoLabelsError(case_id, len(names))
+            raise NoLabelsError(case_id, names)
         classes = np.zeros((1, *reference.shape), np.uint8)
         for label in sorted(masks):
             classes[masks[label].voxels > 0] = label

@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from medseg_core.imaging.dicom.frames import is_multi_frame
-from medseg_core.imaging.dicom.result_facts import NOTICE, Maker, Meaning
+from medseg_core.imaging.dicom.result_facts import MAKER, NOTICE, Maker, Meaning
 
 SERIES_NUMBER = 9001  # behind those of a scanner
 
@@ -41,7 +41,7 @@ def segmentation_of(
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=1,
-            manufacturer="medseg",
+            manufacturer=MAKER,
             manufacturer_model_name=maker.task,
             software_versions=maker.version,
             device_serial_number=maker.weights_sha256,

@@ -1,6 +1,7 @@
 """Folders of DICOM become cases: each whole or refused with a reason, and nothing in them says whose they are."""
 
 import gzip
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Outcome, caller
+from dicom_files import only_series
 from dicom_studies import make_importing_site, make_study
 from pydicom.dataset import Dataset
 
@@ -16,7 +18,11 @@ from medseg_client.machine_check import check_data
 from medseg_client.site_folder import SiteFolder
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.config import Experiment, read_experiment
+from medseg_core.imaging.dicom.result_facts import Maker, Meaning
+from medseg_core.imaging.dicom.results import Found, write_results
+from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.io import read_image, read_label
+from medseg_core.imaging.measurements import measure
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
     outcome = run(tmp_path / "scans")
     assert outcome.code == 0, outcome.err
     assert "4 cases imported" in outcome.out
+    assert "to train on them" not in outcome.out
     (finding,) = check_data(site, [experiment(tmp_path)])
     assert (finding.state, finding.text) == ("ok", "4 cases, 0 warnings")
     case = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases[0]
@@ -66,6 +73,20 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
         "sex": "F",
         "age_group": "60-69",
     }
+
+
+def test_a_site_that_trains_on_other_images_is_told_which_line_to_write(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    changed = site.settings.model_copy(update={"data": Path("images")})
+    (site.root / "site.toml").write_text(changed.to_toml())
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans")
+    line = re.search(r"to train on them: (data = .*) in (.*)\n", outcome.out)
+    assert line is not None
+    written = (site.root / "site.toml").read_text().replace('data = "images"', line[1])
+    Path(line[2]).write_text(written)
+    assert site.settings.data == tmp_path / "out"
 
 
 def test_image_and_label_lie_where_the_scanner_and_the_reader_put_them(
@@ -155,7 +176,64 @@ def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_the
         1,
         2,
     ]
-    assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
+    record = (site.root / "import/left_out.csv").read_text()
+    assert re.search(r'\.543\.2\.1,(P2)?,1\.2\.[0-9.]*\.543\.2,"?case-', record)
+    assert ("Planned^Boost" in record) == (alter is rename_structure)
+    assert f"{site.root / 'import/left_out.csv'} which patients and series they are" in outcome.err
+
+
+def test_refusals_that_are_alike_are_told_once(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in range(1, 13):
+        make_study(tmp_path / f"scans/{number}", number, alter=rename_structure)
+    make_study(tmp_path / "scans/13", 13, alter=drop_slice)
+    outcome = run(tmp_path / "scans")
+    assert sorted(re.findall(r"(?m)^case-\w+( and \d+ more)?: ", outcome.err)) == ["", " and 11 more"]
+    assert "13 left out with a fault, 0 imported" in outcome.err
+
+
+def test_a_hospital_names_its_segments_in_a_copy_of_the_experiment(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    asked = experiment(tmp_path)
+    for number in (1, 2, 3):
+        make_study(tmp_path / "scans", number, alter=rename_structure)
+    copy = (tmp_path / "experiment.toml").read_text()
+    copy = copy.replace("[[task", 'segments = { square = ["planned*"] }\n[[task', 1)
+    (tmp_path / "experiment.toml").write_text(copy)
+    assert run(tmp_path / "scans").code == 0
+    (finding,) = check_data(site, [asked])
+    assert (finding.state, finding.text) == ("ok", "3 cases, 0 warnings")
+
+
+def what_results_repeat(made: Dataset) -> None:
+    for keyword in ("StudyID", "StudyTime", "ReferringPhysicianName", "PatientBirthDate"):
+        setattr(made, keyword, "")
+    made.InstanceNumber = 1
+
+
+def test_what_a_model_drew_is_no_truth(run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_study(tmp_path / f"scans/{number}", number, alter=what_results_repeat)
+        series = only_series(tmp_path / f"scans/{number}")
+        drawn = np.zeros((24, 24, 4), np.uint8)
+        drawn[2:4, 2:4, 1] = 1
+        measured = measure(drawn, read_series(series).geometry, {"square": 1})
+        found = Found(drawn, (Meaning("square"),), measured)
+        write_results(tmp_path / f"scans/{number}", series, found, Maker("squares", "run", "0" * 64, "0.1.0"))
+    next((tmp_path / "scans/2").glob("2.2.1.dcm")).unlink()
+    outcome = run(tmp_path / "scans")
+    assert "1 left out with a fault, 1 imported" in outcome.err
+    assert "there is no DICOM SEG or RTSTRUCT of its images" in outcome.err
+    (case,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert case.label is not None
+    assert read_label(case.label, spatial_dims=3, case_id="x").voxels.sum() == 10 * 10 * 2
+    assert (site.root / "import/left_out.csv").read_text().count("a model of medseg drew it") == 2
+
+
+def test_a_source_that_is_none_is_told_by_its_place(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans", tmp_path / "nowhere")
+    assert (outcome.code, "source 2 is neither a folder nor a query" in outcome.err) == (1, True)
 
 
 def keep_every_second_contour(made: Dataset) -> None:

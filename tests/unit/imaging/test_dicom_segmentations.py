@@ -72,8 +72,9 @@ def test_binary_segments_that_overlap_keep_their_masks(tmp_path, is_sparse):
     assert_masks(read_segmentation(path, grid), masks)
 
 
-def test_binary_frames_that_begin_within_a_byte_keep_their_pixels(tmp_path):
-    masks = np.random.default_rng(0).integers(0, 2, (N, 7, 9, 2), np.uint8)  # frames of 63 bits
+@pytest.mark.parametrize("size", [(7, 9), (3, 5)])  # frames of 63 and of 15 bits
+def test_binary_frames_that_begin_within_a_byte_keep_their_pixels(tmp_path, size):
+    masks = np.random.default_rng(0).integers(0, 2, (N, *size, 2), np.uint8)
     grid, path = write_segmentation(tmp_path, masks, "BINARY")
 
     assert_masks(read_segmentation(path, grid), masks)

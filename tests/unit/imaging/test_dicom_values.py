@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import change, expected_voxels, items, make_slice, only_series, save, stored, write_series
+from dicom_files import (
+    expected_voxels,
+    items,
+    make_slice,
+    make_xray,
+    only_series,
+    save,
+    stored,
+    write_series,
+)
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    DigitalXRayImageStorageForPresentation,
     JPEG2000Lossless,
     JPEGLSLossless,
     MRImageStorage,
@@ -147,16 +155,6 @@ def test_a_published_multi_frame_file_is_as_its_single_slices(name):
 
 
 # ---- X-ray -------------------------------------------------------------------------------------------------
-
-
-def make_xray(**attributes):
-    made = make_slice(
-        pixels=stored(0).astype(np.uint16), Modality="DX", SOPClassUID=DigitalXRayImageStorageForPresentation,
-        ImagePositionPatient=None, ImageOrientationPatient=None, BitsStored=12, HighBit=11, RescaleSlope=None,
-        RescaleIntercept=None,
-    )  # fmt: skip
-    made.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    return change(made, **attributes)
 
 
 def test_an_xray_is_flat_and_has_the_spacing_at_the_patient(tmp_path):
