@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
 from medseg_core.config import Task
-from medseg_core.dicom_errors import SeriesChoiceError
+from medseg_core.dicom_errors import IncompleteSeriesError, SeriesChoiceError
 from medseg_core.imaging.dicom.scan import Series, scan
 from medseg_core.imaging.dicom.selection import MODALITIES, choose_series
 
@@ -37,8 +37,8 @@ class FolderCase:
     def _series(self, task: Task) -> tuple[Series, ...]:
         """Where one folder holds several, as the task chooses."""
         if len(self.folders) > 1:
-            return tuple(_only(scan(folder).series, folder) for folder in self.folders)
-        folder, found = self.folders[0], scan(self.folders[0]).series
+            return tuple(_only(_whole(folder), folder) for folder in self.folders)
+        folder, found = self.folders[0], _whole(self.folders[0])
         if len(found) == len(task.channels) == 1:
             return found
         fitting = {c.name: choose_series(found, c).chosen for c in task.channels}
@@ -109,6 +109,15 @@ def _found(text: str, task: Task, pacs: Pacs) -> tuple[FoundSeries, ...]:
     found = pacs.find_series(SeriesQuery.parse(text))
     fitting = tuple(one for one in found if one.modality in MODALITIES.get(task.channels[0].modality, ()))
     return fitting or found
+
+
+def _whole(folder: Path) -> tuple[Series, ...]:
+    """The series of images in a folder. Raises IncompleteSeriesError where one may lack a slice, NotDicomError."""
+    found = scan(folder)
+    if lost := found.lost:
+        n_images = sum(len(one.files) for one in found.series)
+        raise IncompleteSeriesError(lost[0].path, lost[0].reason, len(lost), n_images + len(lost))
+    return found.series
 
 
 def _only(series: Sequence[Series], folder: Path, of_kind: str = "") -> Series:

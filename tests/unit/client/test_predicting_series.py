@@ -240,6 +240,54 @@ def test_results_of_other_images_or_of_another_model_are_never_replaced(
     assert "holds results of another model" in call("predict", site, "--image", series, *words).err
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def of_another_patient(path: Path) -> None:
+    made = pydicom.dcmread(path)
+    made.PatientID = "id-18"
+    made.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (cut_short, "it does not say of what kind it is"),
+        (empty, "the file is empty (0 bytes)"),
+        (of_another_patient, "its series has files of another patient or study"),
+    ],
+)
+def test_a_series_whose_last_slice_cannot_be_used_is_refused(
+    tmp_path: Path, call: Predict, damage: Callable[[Path], None], fault: str
+) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
+    last = series / "0009.dcm"
+    whole = last.read_bytes()
+    damage(last)
+    words = ("predict", site, "--image", series, "--out", tmp_path / "out")
+
+    refused = call(*words, "--force")
+
+    assert refused.code == 1
+    assert f"{last}: {fault}: 1 of 9 files cannot be used, and slices may be missing. Copy or" in refused.err
+    assert not (tmp_path / "out/ct").exists()
+    last.write_bytes(whole)
+    assert call(*words).code == 0
+
+
+def test_what_cannot_be_a_slice_does_not_stand_in_the_way(tmp_path: Path, call: Predict) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
+    (series / "README").write_text("Exported for Dr. Example")
+    (series / "._0009.dcm").write_bytes(b"of another computer")
+    (series / "again.dcm").write_bytes((series / "0009.dcm").read_bytes())
+    assert call("predict", site, "--image", series, "--out", tmp_path / "out").code == 0
+
+
 def test_a_folder_that_is_no_result_is_left_alone(tmp_path: Path, call: Predict) -> None:
     site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
     (tmp_path / "out/ct").mkdir(parents=True)
