@@ -68,6 +68,12 @@ def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteF
         typer.echo(f"{cases[0]}{others}: {sentence}", err=True)
     if sum(tally.unused.values()):
         typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
+    if tally.n_shared_numbers:
+        typer.echo(
+            f"warning: {tally.n_shared_numbers} patient ID(s) were given by several issuers. Each counts as one patient, "
+            "so that nobody is in training and in test; export different people with different patient IDs.",
+            err=True,
+        )
     if tally.imported:
         typer.echo(f"{tally.imported} cases imported: {folder.root / MANIFEST}")
         typer.echo(f"look at their pictures: {folder.page}. It shows images: keep it as you keep those.")

@@ -43,10 +43,9 @@ class Pseudonyms:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def patient(self, patient_id: str, issuer: str = "") -> str:
-        """Stands for a patient: who has one number at two issuers are two."""
-        told = [part for part in (patient_id.strip(), issuer.strip()) if part]
-        return f"patient-{self._name('patient', told)}"
+    def patient(self, patient_id: str) -> str:
+        """Stands for a patient, whoever issued the number: two people with one number only stay together in a split."""
+        return f"patient-{self._name('patient', [patient_id.strip()])}"
 
     def case(self, series_uids: Iterable[str]) -> str:
         """Stands for the images of a case: its series, in any order."""

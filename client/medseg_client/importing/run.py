@@ -1,6 +1,6 @@
 """All studies of the sources, one after the other: cases kept, the rest told, then the list and the page."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +29,12 @@ class Tally:
     n_series: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
+    issuers: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set), repr=False)
+
+    @property
+    def n_shared_numbers(self) -> int:
+        """Patients, by pseudonym, whose number several issuers gave: these may be several people."""
+        return sum(len(of_patient - {""}) > 1 for of_patient in self.issuers.values())
 
 
 def import_all(
@@ -90,6 +96,7 @@ def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally
             _refuse(case_id, used, error, importer, record, tally)
             continue
         tally.imported += 1
+        tally.issuers[case.patient_id].add(study.patient_issuer)
         uids = [one.series_uid for one in used]
         record.name(
             case_id, patient=case.patient_id, patient_id=study.patient_id, study=study.study_uid, series=uids

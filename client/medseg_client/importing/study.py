@@ -67,7 +67,7 @@ class Importer:
             write_image(part / label, file_values(self.task)[classes.voxels[0]], reference)
             missing = tuple(n for n in range(len(self.task.channels)) if n not in volumes)
             files = tuple(part / path for path in images.values())
-            patient = self.names.patient(study.patient_id, study.patient_issuer)
+            patient = self.names.patient(study.patient_id)
             case = Case(case_id, patient, self.site, files, part / label, missing=missing)
             loaded = load_case(case, self.task)
             imported = ImportedCase(

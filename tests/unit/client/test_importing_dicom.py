@@ -3,7 +3,6 @@
 import gzip
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,20 +241,41 @@ def keep_every_second_contour(made: Dataset) -> None:
         drawn.ContourSequence = drawn.ContourSequence[::2]
 
 
-def test_a_number_that_two_hospitals_gave_is_two_patients(
+def study_by(folder: Path, number: int, issuer: str) -> None:
+    """A study of patient 17, whose number `issuer` gave; "" tells none."""
+    told = {"IssuerOfPatientID": issuer} if issuer else {}
+    make_study(folder, number, patient="17", alter=lambda made: made.update(told))
+
+
+def patients(root: Path) -> list[str]:
+    cases = read_cohort(root / "out", experiment(root).task).cases
+    return [case.patient_id for case in cases]
+
+
+def test_a_patient_whose_issuer_only_some_studies_tell_is_one_whenever_they_come(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    for number, issuer in enumerate(("NORTH", "SOUTH", "SOUTH"), start=1):
-        make_study(
-            tmp_path / f"scans/{number}",
-            number,
-            patient="17",
-            alter=lambda made, issuer=issuer: setattr(made, "IssuerOfPatientID", issuer),
-        )
-    run(tmp_path / "scans")
+    seen = []
+    for number, issuer in enumerate(("", "NORTH", ""), start=1):
+        study_by(tmp_path / f"scans/{number}", number, issuer)
+        outcome = run(tmp_path / "scans")
+        assert (outcome.code, "warning" in outcome.err) == (0, False)
+        seen += patients(tmp_path)
+    assert len(seen) == 1 + 2 + 3
+    assert len(set(seen)) == 1
 
-    cohort = read_cohort(tmp_path / "out", experiment(tmp_path).task)
-    assert sorted(Counter(case.patient_id for case in cohort.cases).values()) == [1, 2]
+
+def test_a_number_that_two_issuers_gave_is_one_patient_and_is_told(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    for number, issuer in enumerate(("NORTH", "SOUTH", ""), start=1):
+        study_by(tmp_path / f"scans/{number}", number, issuer)
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 0
+    assert "warning: 1 patient ID(s) were given by several issuers. Each counts as one patient" in outcome.err
+    assert "export different people with different patient IDs" in outcome.err
+    assert "NORTH" not in outcome.err
+    assert len(set(patients(tmp_path))) == 1
 
 
 def test_a_number_in_another_alphabet_than_is_told_is_refused(

@@ -25,13 +25,6 @@ def test_names_differ_by_key_purpose_and_content() -> None:
     assert NAMES.case(["1.2", "1.3"]) == NAMES.case(["1.3", "1.2"]) != NAMES.case(["1.2"])
 
 
-def test_one_number_at_two_issuers_is_two_patients() -> None:
-    names = [NAMES.patient("17", issuer) for issuer in ("", "north", "south", "north ")]
-    assert names[0] == NAMES.patient("17")
-    assert names[1] == names[3]
-    assert len(set(names)) == 3
-
-
 def test_a_key_is_made_once_and_its_owner_alone_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "pseudonym.key"
     first = pseudonyms_of(path).patient("x")
