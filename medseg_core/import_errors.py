@@ -67,6 +67,17 @@ class StripedLabelError(CaseError):
         )
 
 
+class LostLabelError(CaseError):
+    """A label has contours, and none of them holds a voxel: the case would look as if it had none."""
+
+    def __init__(self, case_id: str, label: str) -> None:
+        super().__init__(
+            case_id,
+            f"the label {label} is drawn, and its contours hold no voxel: they are points, open lines or too small",
+            "Draw it as closed contours on the slices, and export it again",
+        )
+
+
 class RepeatedLabelError(CaseError):
     """Two segments of a case are one label of the task: nothing says which is meant."""
 

@@ -70,8 +70,8 @@ def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteF
         typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
     if tally.n_shared_numbers:
         typer.echo(
-            f"warning: {tally.n_shared_numbers} patient ID(s) were given by several issuers. Each counts as one patient, "
-            "so that nobody is in training and in test; export different people with different patient IDs.",
+            f"warning: {tally.n_shared_numbers} patient ID(s) were given by several issuers. Each counts as one "
+            "patient, so that nobody is in training and in test; export different people with different patient IDs.",
             err=True,
         )
     if tally.imported:

@@ -25,6 +25,7 @@ from medseg_core.imaging.dicom.structures import read_structures
 from medseg_core.imaging.geometry import resample_to
 from medseg_core.imaging.io import write_image
 from medseg_core.import_errors import (
+    LostLabelError,
     NoLabelsError,
     NoPatientIdError,
     RepeatedLabelError,
@@ -110,6 +111,8 @@ class Importer:
                 assert label is not None, "it is wanted"
                 if label in drawn_here:
                     raise RepeatedLabelError(case_id, list(self.task.labels)[label - 1])
+                if segment.is_lost:
+                    raise LostLabelError(case_id, list(self.task.labels)[label - 1])
                 if segment.step > 1:
                     raise StripedLabelError(case_id, list(self.task.labels)[label - 1], segment.step)
                 drawn_here.add(label)

@@ -34,6 +34,7 @@ class Segment:
     mask: npt.NDArray[np.bool_] = field(repr=False)  # (i, j[, k]) on the reference's grid
     category: Code | None = field(default=None, repr=False)
     type: Code | None = field(default=None, repr=False)
+    is_lost: bool = False  # it has contours, which hold no voxel: points, open lines, or smaller than that
 
     def __post_init__(self) -> None:
         self.mask.flags.writeable = False

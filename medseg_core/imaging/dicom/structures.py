@@ -30,7 +30,7 @@ _CORNERS = 3  # of a polygon; planning systems leave scraps of one or two points
 def read_structures(
     path: Path, reference: Geometry, *, drawn_on: Series | None = None, wanted: Wanted = everything
 ) -> tuple[Segment, ...]:
-    """The structures of an RTSTRUCT that are wanted, in its order; those without contours are empty.
+    """The structures of an RTSTRUCT that are wanted, in its order; those without contours are empty, and not lost.
 
     They lie on the grid of `reference`. The file must be a drawing of `drawn_on`, if given; contours of what is not
     wanted, such as a couch beyond the image, are not looked at. Raises DicomError leaves.
@@ -45,13 +45,18 @@ def read_structures(
     if len(asked) * np.prod(reference.shape, dtype=float) > MAX_MASK_BYTES:
         raise SegmentationError(path, f"its {len(asked)} structures are more than can be held at this size")
     masks = {n: np.zeros(reference.shape[::-1], bool) for n in asked}  # (k, j, i)
+    contoured: set[int] = set()
     for one in items(header, "ROIContourSequence", path):
         n = _number(one, "ReferencedROINumber", path)
         if n not in names:
             raise SegmentationError(path, "it has contours of a structure that it does not name")
         if n in masks:
             _draw(one, masks[n], reference, path)
-    return tuple(Segment(n, name, masks[n].T) for n, name in asked.items())
+            contoured |= {n} if items(one, "ContourSequence", path) else set()
+    return tuple(
+        Segment(n, name, masks[n].T, is_lost=n in contoured and not masks[n].any())
+        for n, name in asked.items()
+    )
 
 
 def _draw(structure: Dataset, mask: npt.NDArray[np.bool_], reference: Geometry, path: Path) -> None:

@@ -54,6 +54,32 @@ def test_a_contour_within_another_is_a_hole_and_one_within_that_an_island(tmp_pa
     np.testing.assert_array_equal(mask_of(tmp_path, [box(*b) for b in boxes]), expected(*boxes))
 
 
+def drawn_as(*contours):
+    """The structure of contours, each with its kind."""
+    made = make_structures({"liver": [points for _, points in contours]})
+    for one, (kind, _) in zip(made.ROIContourSequence[0].ContourSequence, contours, strict=True):
+        one.ContourGeometricType = kind
+    return made
+
+
+@pytest.mark.parametrize(
+    ("contours", "is_lost"),
+    [
+        ([], False),  # drawn nowhere: there is none
+        ([("POINT", [(11, -19, 33)])], True),
+        ([("OPEN_PLANAR", box(1, 2, 8, 3, 6))], True),
+        ([("CLOSED_PLANAR", [(11, -19, 33), (11.2, -19, 33)])], True),  # a scrap
+        ([("CLOSED_PLANAR", [(11.1, -19, 33), (11.2, -19, 33), (11.2, -18.9, 33)])], True),  # within a voxel
+        ([("POINT", [(11, -19, 33)]), ("CLOSED_PLANAR", box(1, 2, 8, 3, 6))], False),
+    ],
+)
+def test_contours_that_hold_no_voxel_are_told_from_none(tmp_path, contours, is_lost):
+    path = save(drawn_as(*contours), tmp_path / "rs.dcm")
+    (segment,) = read_structures(path, GRID)
+
+    assert segment.is_lost == is_lost
+
+
 def test_the_order_of_contours_does_not_matter(tmp_path):
     boxes = [(1, 3, 8, 3, 6), (1, 1, 10, 1, 8)]
 
