@@ -155,6 +155,44 @@ def test_nonsense_about_the_patient_is_blank_and_free_text_stays_behind(tmp_path
         assert "Who" not in texts(result)
 
 
+INVALID_NAMES = {
+    "overlong": {"PatientName": f"{'Doe' * 30}^Jane", "PatientID": "9" * 70},
+    "malformed": {"PatientName": "a^b^c^d^e^f^g", "AccessionNumber": "A" * 20},
+}
+
+
+@pytest.mark.parametrize("told", INVALID_NAMES.values(), ids=INVALID_NAMES)
+def test_invalid_names_and_numbers_are_repeated_as_the_images_have_them(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    with disable_value_validation():
+        written(tmp_path, **told)
+
+        for name in ("segmentation.dcm", "report.dcm"):
+            result = pydicom.dcmread(tmp_path / name)
+            assert {keyword: str(result[keyword].value) for keyword in told} == told
+            faults = faults_by_dciodvfy(tmp_path / name)[:-1]  # the last says that there are others
+            assert all(any(value in fault for value in told.values()) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "told", [{"StudyDescription": "x" * 80}, {"StudyDescription": "x\\y"}, {"PatientAge": "45"}]
+)
+def test_what_a_result_may_go_without_is_repeated_only_where_it_is_valid(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    valid = {"StudyDescription": "abdomen", "PatientAge": "045Y"}
+    with disable_value_validation():
+        written(tmp_path, **valid | told)
+
+    result = pydicom.dcmread(tmp_path / "segmentation.dcm")
+    assert {key: result[key].value for key in valid if key in result} == {
+        key: value for key, value in valid.items() if key not in told
+    }
+    assert faults_by_dciodvfy(tmp_path / "segmentation.dcm") == []
+    assert faults_by_dciodvfy(tmp_path / "report.dcm") == []
+
+
 def test_the_model_and_the_notice_stand_in_both(tmp_path: Path) -> None:
     written(tmp_path, remark="uncertain")
     for name in ("segmentation.dcm", "report.dcm"):
