@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import typer
 
+from medseg_client.bars import Bars, Watch
 from medseg_client.pacs import Pacs, pacs_of
 from medseg_client.series_results import Earlier, read_earlier, told, told_earlier, write_prediction
 from medseg_client.series_sources import PacsCase, SeriesCase, cases_of, is_of_series
@@ -37,7 +38,7 @@ class Outcome:
 class SeriesPredictor:
     """A model, and what is to be done with its results; `tell` takes a line a case.
 
-    `pacs` gives the PACS that queries and `is_stored` need.
+    `pacs` gives the PACS that queries and `is_stored` need; `watch` is told of series of the PACS.
     """
 
     model: LoadedModel
@@ -46,6 +47,7 @@ class SeriesPredictor:
     is_forced: bool
     is_stored: bool
     tell: Callable[[str], None]
+    watch: Watch
 
     def run(self, sources: Sequence[str]) -> Outcome:
         """Segment the cases of each source; one that does not serve is no reason to leave out the others.
@@ -58,17 +60,23 @@ class SeriesPredictor:
         outcome = Outcome(len(cases))
         with sole_use(self.out):
             shutil.rmtree(self.out / FETCHED, ignore_errors=True)  # of a call that was killed
+            if n_fetched := sum(isinstance(case, PacsCase) for case in cases):
+                self.watch.expected(n_fetched)
             for case in cases:
                 try:
                     outcome.n_held += not self._settle(case)
                 except DataError as fault:
                     outcome.faults.append(fault)
+                if isinstance(case, PacsCase):
+                    self.watch.finished()
         return outcome
 
     def _cases(self, sources: Sequence[str]) -> tuple[SeriesCase, ...]:
         """What the sources name: each once, and with a folder for its results that nothing else has."""
         task, work = self.model.experiment.task, self.out / FETCHED
-        found = [case for text in sources for case in cases_of(text, task, self.pacs, work)]
+        found = [
+            case for text in sources for case in cases_of(text, task, self.pacs, work, self.watch.fetched)
+        ]
         owners: dict[str, SeriesCase] = {}
         for case in found:
             other = owners.setdefault(case.name.lower(), case)
@@ -144,8 +152,8 @@ def predict_as_asked(
     pacs = functools.cache(lambda: pacs_of(site))
     if is_stored:
         pacs()  # what is wrong with its settings is said before anything is computed
-    predictor = SeriesPredictor(model, out, pacs, is_forced, is_stored, typer.echo)
-    outcome = predictor.run(sources)
+    with Bars("series") as bars:
+        outcome = SeriesPredictor(model, out, pacs, is_forced, is_stored, typer.echo, bars).run(sources)
     if outcome.faults:
         raise (
             outcome.faults[0] if outcome.n_cases == 1 else FaultyCasesError(outcome.faults, outcome.n_cases)

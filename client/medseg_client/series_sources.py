@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
+from medseg_client.pacs import SCHEME, FoundSeries, OnFile, Pacs, SeriesQuery
 from medseg_core.config import Task
 from medseg_core.dicom_errors import IncompleteSeriesError, SeriesChoiceError
 from medseg_core.imaging.dicom.scan import Series, scan
@@ -52,6 +52,7 @@ class PacsCase:
     found: FoundSeries
     pacs: Pacs
     work: Path
+    on_file: OnFile = lambda: None  # told of each that is fetched
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class PacsCase:
         """Fetch it. Raises PacsError and DicomError leaves, UnusableFolderError."""
         try:
             self.work.mkdir(mode=0o700, parents=True)
-            self.pacs.fetch_series(self.found, into := self.work / "series")
+            self.pacs.fetch_series(self.found, into := self.work / "series", self.on_file)
             with FolderCase(self.name, (into,)).opened(task) as series:
                 yield series
         finally:
@@ -87,13 +88,15 @@ def is_of_series(text: str) -> bool:
     return text.startswith(SCHEME) or Path(text).is_dir() or all(Path(p).is_dir() for p in text.split(","))
 
 
-def cases_of(text: str, task: Task, pacs: Callable[[], Pacs], work: Path) -> tuple[SeriesCase, ...]:
+def cases_of(
+    text: str, task: Task, pacs: Callable[[], Pacs], work: Path, on_file: OnFile
+) -> tuple[SeriesCase, ...]:
     """The case in folders, or those that a query finds, which are fetched into `work` one by one.
 
     Raises PacsError leaves, SeriesChoiceError.
     """
     if text.startswith(SCHEME):
-        return tuple(PacsCase(found, pacs(), work) for found in _found(text, task, pacs()))
+        return tuple(PacsCase(found, pacs(), work, on_file) for found in _found(text, task, pacs()))
     folders = [Path(text)] if Path(text).is_dir() else [Path(part) for part in text.split(",")]
     return (FolderCase(folders[0].absolute().name, tuple(folders)),)
 

@@ -1,6 +1,7 @@
 """From the PACS to the PACS: a real series is found, segmented, and its segmentation lies beside it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_a_series_of_the_pacs_gets_its_segmentation_and_report_there(
     told = call("predict", site.root, "--image", query, "--out", tmp_path / "out", "--store")
 
     assert told.code == 0, told.err
+    assert re.search(r"series .* 1/1", told.err)
+    assert re.search(rf"files fetched .* {len(source.files)}/", told.err)
     assert f"{source.series_uid}: segmentation and report are in the PACS at " in told.out
     reader = pacs.by_web()
     stored = {

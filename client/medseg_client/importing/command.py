@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID
 
+from medseg_client.bars import Bars
 from medseg_client.importing.folder import MANIFEST, ImportFolder
 from medseg_client.importing.private_record import PrivateRecord
 from medseg_client.importing.pseudonyms import pseudonyms_of
@@ -43,9 +42,9 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
         except OSError as error:
             raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
         importer = Importer(task, names, folder, settings.name)
-        with _Bars() as bars:
+        with Bars("studies") as bars:
             found = scans(wanted, pacs, site.imports / "fetched", bars)
-            tally = import_all(found, importer, record, bars.study)
+            tally = import_all(found, importer, record, bars.finished)
     _tell(tally, folder, record, site)
 
 
@@ -83,43 +82,3 @@ def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteF
         raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page, record.left_out)
     if not tally.imported:
         raise NothingImportedError(tally.n_series)
-
-
-class _Bars:
-    """Bars for headers, files from the PACS and studies; each appears when there is something to count."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)
-        )
-        self._ids: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *words: object) -> None:
-        self._progress.stop()
-
-    def headers(self, done: int, total: int) -> None:
-        """Files whose headers are read."""
-        self._progress.update(self._bar("headers"), completed=done, total=total)
-
-    def fetched(self) -> None:
-        """A file came from the PACS."""
-        self._progress.advance(self._bar("files fetched"))
-
-    def studies(self, total: int) -> None:
-        """So many more studies are to be imported."""
-        bar = self._bar("studies")
-        before = next(task.total or 0 for task in self._progress.tasks if task.id == bar)
-        self._progress.update(bar, total=before + total)
-
-    def study(self) -> None:
-        """A study is done."""
-        self._progress.advance(self._bar("studies"))
-
-    def _bar(self, name: str) -> TaskID:
-        if name not in self._ids:
-            self._ids[name] = self._progress.add_task(name, total=None)
-        return self._ids[name]

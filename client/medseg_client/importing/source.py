@@ -5,28 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
+from medseg_client.bars import Watch
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
 from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series, scan
 from medseg_core.import_errors import NoSourceError
 
 LABELS = ("SEG", "RTSTRUCT")  # modalities of what is drawn on images
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """Who is told how far things are."""
-
-    def headers(self, done: int, total: int) -> None:
-        """Files whose headers are read."""
-
-    def fetched(self) -> None:
-        """A file came from the PACS."""
-
-    def studies(self, total: int) -> None:
-        """So many studies are to be imported."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ def scans(sources: Sources, pacs: Pacs | None, work: Path, watch: Watch) -> Iter
         first, *others = sources.folders
         files = [path for folder in sources.folders for path in sorted(folder.rglob("*")) if path.is_file()]
         found = scan(files if others else first, progress=watch.headers)
-        watch.studies(len(studies_of(found)))
+        watch.expected(len(studies_of(found)))
         yield found
     for query in sources.queries:
         assert pacs is not None, "whoever has queries has a PACS"
@@ -111,7 +97,7 @@ def _fetched(pacs: Pacs, query: SeriesQuery, work: Path, watch: Watch) -> Iterat
         return series.study_uid
 
     wanted = [list(group) for _, group in groupby(pacs.find_series(query), study)]
-    watch.studies(len(wanted))
+    watch.expected(len(wanted))
     for asked in wanted:
         drawn = pacs.series_of_study(asked[0].study_uid, asked[0].patient_id)
         series = {one.series_uid: one for one in (*asked, *drawn) if one in asked or one.modality in LABELS}
