@@ -3,6 +3,7 @@
 import sys
 from typing import Protocol, runtime_checkable
 
+import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 
@@ -32,7 +33,7 @@ class Bars:
             *Progress.get_default_columns(),
             MofNCompleteColumn(),
             console=Console(stderr=True),
-            redirect_stdout=sys.stdout.isatty(),  # into a file, lines go there and not to the terminal of the bars
+            redirect_stdout=False,  # lines for a file would go to the terminal
         )
         self._unit, self._ids = unit, dict[str, TaskID]()
 
@@ -60,6 +61,14 @@ class Bars:
     def finished(self) -> None:
         """One is dealt with."""
         self._progress.advance(self._bar(self._unit))
+
+    def say(self, line: str) -> None:
+        """Show a line of results: above the bars where both are on one terminal."""
+        console = self._progress.console
+        if sys.stdout.isatty() and console.is_terminal:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            typer.echo(line)
 
     def _bar(self, name: str) -> TaskID:
         if name not in self._ids:

@@ -153,7 +153,7 @@ def predict_as_asked(
     if is_stored:
         pacs()  # what is wrong with its settings is said before anything is computed
     with Bars("series") as bars:
-        outcome = SeriesPredictor(model, out, pacs, is_forced, is_stored, typer.echo, bars).run(sources)
+        outcome = SeriesPredictor(model, out, pacs, is_forced, is_stored, bars.say, bars).run(sources)
     if outcome.faults:
         raise (
             outcome.faults[0] if outcome.n_cases == 1 else FaultyCasesError(outcome.faults, outcome.n_cases)
