@@ -180,10 +180,10 @@ def _kind(header: Dataset, path: Path) -> Kind:
         return "segmentation"
     if sop_class == uid.RTStructureSetStorage:
         return "structures"
-    if header.file_meta.get("MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
+    if text(header.file_meta, "MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
         raise NoSliceError(path, "it holds no image (it is a DICOMDIR)")
     if not sop_class:
-        raise DicomError(path, "it does not say of what kind it is")
+        raise DicomError(path, "it lacks its kind (SOP class)")
     if sop_class not in _IMAGES:
         name = uid.UID(sop_class).name
         held = "of a private or unknown kind" if name == sop_class else f"of the kind {name}"

@@ -257,7 +257,7 @@ def of_another_patient(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (cut_short, "it does not say of what kind it is"),
+        (cut_short, "it lacks its kind (SOP class)"),
         (empty, "the file is empty (0 bytes)"),
         (of_another_patient, "its series has files of another patient or study"),
     ],

@@ -87,7 +87,7 @@ def test_a_second_copy_of_an_object_is_left_out(tmp_path):
             "it is of the kind Secondary Capture Image Storage, which is not read",
         ),
         ({"SOPClassUID": "1.9.9"}, "it is of a private or unknown kind, which is not read"),
-        ({"SOPClassUID": None}, "it does not say of what kind it is"),
+        ({"SOPClassUID": None}, "it lacks its kind (SOP class)"),
         ({"SeriesInstanceUID": None}, "it lacks the UID of its series or its own"),
         ({"SOPInstanceUID": None}, "it lacks the UID of its series or its own"),
     ],
