@@ -15,6 +15,7 @@ from medseg_client.pacs import Pacs, pacs_of
 from medseg_client.series_results import Earlier, read_earlier, told, told_earlier, write_prediction
 from medseg_client.series_sources import PacsCase, SeriesCase, cases_of, is_of_series
 from medseg_client.site_folder import SiteFolder
+from medseg_core.dicom_errors import DicomError
 from medseg_core.errors import DataError, FaultyCasesError, SameOutputError
 from medseg_core.files import sole_use
 from medseg_core.learning.model_package import LoadedModel, read_model
@@ -65,6 +66,8 @@ class SeriesPredictor:
             for case in cases:
                 try:
                     outcome.n_held += not self._settle(case)
+                except DicomError as fault:
+                    outcome.faults.append(_of_case(case, fault))
                 except DataError as fault:
                     outcome.faults.append(fault)
                 if isinstance(case, PacsCase):
@@ -122,6 +125,13 @@ class SeriesPredictor:
             self.tell(f"{name}: its results are in {self.out / name}; the same command sends them later")
             raise
         self.tell(f"{name}: segmentation and report are in the PACS at {self.pacs().address}")
+
+
+def _of_case(case: SeriesCase, fault: DicomError) -> DicomError:
+    """The fault, which names a file or tells of a series, with the case that it is of."""
+    if fault.where.startswith(str(case.origin)):
+        return fault
+    return DicomError(f"{case.origin}: {fault.where}", fault.fault, fault.remedy)
 
 
 def predict_as_asked(

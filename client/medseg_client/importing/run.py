@@ -29,6 +29,7 @@ class Tally:
     n_series: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
+    n_lost: int = 0  # files not used that may be slices
     issuers: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set), repr=False)
 
     @property
@@ -47,6 +48,7 @@ def import_all(
     tally = Tally()
     with _written(importer, record, tally):
         for found in scans:
+            tally.n_lost += len(found.lost)
             for left in found.left_out:
                 tally.unused[left.reason] += 1
                 record.leave_out_file(left.path, left.reason)

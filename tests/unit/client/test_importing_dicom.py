@@ -344,6 +344,15 @@ def test_a_repeated_import_changes_nothing_and_a_later_one_adds(
     assert files(tmp_path / "out") == added
 
 
+def test_a_damaged_file_that_may_be_a_slice_is_told(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    (tmp_path / "scans/notes.txt").write_text("for Dr. Example")
+    (tmp_path / "scans/last.dcm").touch()
+    outcome = run(tmp_path / "scans")
+    assert "2 files and series are not used" in outcome.out
+    assert "warning: 1 of them may be slices, which their series then lack. Copy or" in outcome.err
+
+
 def as_ct(made: Dataset) -> None:
     made.Modality = {"MR": "CT"}.get(made.Modality, made.Modality)
 

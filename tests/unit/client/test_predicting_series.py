@@ -280,6 +280,16 @@ def test_a_series_whose_last_slice_cannot_be_used_is_refused(
     assert call(*words).code == 0
 
 
+def test_of_several_cases_each_fault_names_its_own(tmp_path: Path, call: Predict) -> None:
+    site, folders = site_of(tmp_path, scope_of()), [scanned(tmp_path, name) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "0004.dcm").unlink()
+    told = call("predict", site, "--image", folders[0], "--image", folders[1], "--out", tmp_path / "out")
+    assert "2 of 2 cases cannot be used" in told.err
+    for folder in folders:
+        assert f"  {folder}: CT series of 8 file(s): 1 slice(s) are missing: steps of 3, 6 mm." in told.err
+
+
 def test_what_cannot_be_a_slice_does_not_stand_in_the_way(tmp_path: Path, call: Predict) -> None:
     site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
     (series / "README").write_text("Exported for Dr. Example")
