@@ -69,8 +69,8 @@ def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteF
         typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
     if tally.n_lost:
         typer.echo(
-            f"warning: {tally.n_lost} of them may be slices, which their series then lack. Copy or export them again, and "
-            "import anew.",
+            f"warning: {tally.n_lost} of them may be slices, which their series then lack. Copy or export them again, "
+            "and import anew.",
             err=True,
         )
     if tally.n_shared_numbers:
