@@ -36,6 +36,13 @@ class NotDicomError(DicomError):
         super().__init__(path, fault, remedy)
 
 
+class NoSliceError(DicomError):
+    """A file is whole, and no slice of a volume: no series lacks it."""
+
+    def __init__(self, path: Path, fault: str, remedy: str = "Nothing needs doing") -> None:
+        super().__init__(path, fault, remedy)
+
+
 class DamagedDicomError(DicomError):
     """A file breaks off, or its bytes make no sense."""
 
@@ -107,6 +114,16 @@ class SliceSpacingError(DicomError):
             fault = f"its slices are not evenly spaced: steps of {_millimetres(steps_mm)}"
             remedy = "Let the scanner reconstruct it with even spacing, or resample it"
         super().__init__(where, fault, remedy)
+
+
+class IncompleteSeriesError(DicomError):
+    """A file that may be a slice cannot be used: at an end of the series nothing else would show that it is missing."""
+
+    def __init__(self, path: Path, reason: str, n_lost: int, n_files: int) -> None:
+        self.n_lost, self.n_files = n_lost, n_files
+        fault = f"{reason}: {n_lost} of {n_files} files cannot be used, and slices may be missing"
+        remedy = "Copy or export the series again, whole; take the file out only if it is none of its slices"
+        super().__init__(path, fault, remedy)
 
 
 class TiltedSeriesError(DicomError):

@@ -438,10 +438,8 @@ class ModelSignatureError(MedsegError):
 class OutputExistsError(StorageError):
     """A result would replace a file that is there."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} is there already, and is left as it is. Choose another --out, or move it away."
-        )
+    def __init__(self, path: Path, fault: str = "is there already,") -> None:
+        super().__init__(f"{path} {fault} and is left as it is. Choose another --out, or move it away.")
 
 
 class SameOutputError(DataError):

@@ -1,5 +1,6 @@
 """What goes wrong while a hospital's DICOM becomes cases. No message holds an identifier or a path of the source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg_core.errors import CaseError, ConfigError, DataError, StorageError
@@ -25,8 +26,11 @@ class NoTaskError(ConfigError):
 class NoSourceError(DataError):
     """The source cannot be read."""
 
-    def __init__(self, fault: str) -> None:
-        super().__init__(f"the source {fault}. Name a folder of DICOM files, or a query as pacs:KEY=VALUE.")
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"source {number} is neither a folder nor a query. Name a folder of DICOM files, or a query as "
+            "pacs:KEY=VALUE."
+        )
 
 
 class NoPatientIdError(CaseError):
@@ -35,20 +39,43 @@ class NoPatientIdError(CaseError):
     def __init__(self, case_id: str) -> None:
         super().__init__(
             case_id,
-            "its headers have no patient ID, and training and test would share patients unseen",
+            "its headers have no patient ID that can be read, and training and test would share patients unseen",
             "Export it with patient IDs, which do not leave this machine",
         )
 
 
 class NoLabelsError(CaseError):
-    """A case has no segmentation of the task's labels."""
+    """A case has no segmentation of the task's labels; `drawn` names those that it has, and stands in no message."""
 
-    def __init__(self, case_id: str, found: int) -> None:
-        fault = "there is no DICOM SEG or RTSTRUCT of its images"
-        if found:
-            fault = f"none of the {found} segments drawn on its images is a label of the task"
-        remedy = "Draw and export them, or correct the names of segments under [task] in the experiment"
+    def __init__(self, case_id: str, drawn: Sequence[str]) -> None:
+        self.drawn = tuple(drawn)
+        fault, remedy = "there is no DICOM SEG or RTSTRUCT of its images", "Draw and export them"
+        if drawn:
+            fault = f"none of the {len(drawn)} segments drawn on its images is a label of the task"
+            remedy = "Name it as the task does, or give --task a copy of the experiment whose [task] segments names it"
         super().__init__(case_id, fault, remedy)
+
+
+class StripedLabelError(CaseError):
+    """A label fills every so many slices and none between: it was drawn on thicker slices, or in some only."""
+
+    def __init__(self, case_id: str, label: str, step: int) -> None:
+        super().__init__(
+            case_id,
+            f"the label {label} is drawn in one of every {step} slices and in none between",
+            "Let the program that it was drawn with interpolate it, or import the series that it was drawn on",
+        )
+
+
+class LostLabelError(CaseError):
+    """A label has contours, and none of them holds a voxel: the case would look as if it had none."""
+
+    def __init__(self, case_id: str, label: str) -> None:
+        super().__init__(
+            case_id,
+            f"the label {label} is drawn, and its contours hold no voxel: they are points, open lines or too small",
+            "Draw it as closed contours on the slices, and export it again",
+        )
 
 
 class RepeatedLabelError(CaseError):
@@ -87,10 +114,10 @@ class SeparateSpacesError(CaseError):
 class IncompleteImportError(DataError):
     """Some studies became no cases; those that did are usable."""
 
-    def __init__(self, refused: int, imported: int, page: Path) -> None:
+    def __init__(self, refused: int, imported: int, page: Path, record: Path) -> None:
         super().__init__(
-            f"{refused} left out with a fault, {imported} imported. {page} says why and what to do; this machine's "
-            "import/left_out.csv in the site's folder says which they are. Correct them and import again."
+            f"{refused} left out with a fault, {imported} imported. {page} says why and what to do, {record} which "
+            "patients and series they are and what is drawn on them. Correct them and import again."
         )
 
 

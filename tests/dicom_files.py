@@ -14,6 +14,7 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     RTStructureSetStorage,
@@ -64,6 +65,18 @@ def make_slice(k: int = 0, *, pixels: np.ndarray | None = None, **attributes: An
         "Rows": pixels.shape[0], "Columns": pixels.shape[1], "PixelData": pixels.tobytes(),
     })  # fmt: skip
     made["PixelData"].VR = "OW" if pixels.itemsize > 1 else "OB"
+    return change(made, **attributes)
+
+
+def make_xray(pixels: np.ndarray | None = None, **attributes: Any) -> Dataset:
+    """A radiograph with a spacing at the patient; `attributes` as of `make_slice`."""
+    pixels = stored(0).astype(np.uint16) if pixels is None else pixels
+    made = make_slice(
+        pixels=pixels, Modality="DX", SOPClassUID=DigitalXRayImageStorageForPresentation,
+        ImagePositionPatient=None, ImageOrientationPatient=None, BitsStored=12, HighBit=11, RescaleSlope=None,
+        RescaleIntercept=None,
+    )  # fmt: skip
+    made.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
     return change(made, **attributes)
 
 

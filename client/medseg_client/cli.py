@@ -17,6 +17,7 @@ from medseg_client.review.command import review
 from medseg_client.site_folder import Role, SiteFolder, SiteSettings
 from medseg_core.commands.program import make_app, run_program
 from medseg_core.config import parse_document, read_experiment
+from medseg_core.federation_errors import NoModelError
 from medseg_core.files import write_atomic
 
 app = make_app(
@@ -218,6 +219,9 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a model of your own, to use instead of the approved one.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Segment DICOM cases that are held, too.")] = False,
     store: Annotated[bool, typer.Option("--store", help="Send results of DICOM cases to the PACS.")] = False,
@@ -235,9 +239,15 @@ def predict(
     from medseg_client.series_sources import is_of_series
     from medseg_client.site_state import SiteState
 
-    site = SiteFolder(folder)
-    model = models_of(site).in_use()
-    own = own_part(SiteState(folder / "state"), model.name)
+    site, own = SiteFolder(folder), None
+    if model is None:
+        if not site.kit_file.is_file():
+            raise NoModelError(
+                "this site has joined no federation, and none sent it a model",
+                "Join one and approve its model, or give the folder of a model of your own: --model",
+            )
+        model = models_of(site).in_use()
+        own = own_part(SiteState(folder / "state"), model.name)
     if not any(is_of_series(text) for text in image):
         if force or store:
             raise click.UsageError("--force and --store are for series of DICOM")

@@ -9,18 +9,55 @@ Of a held case prediction.json alone, unless results were asked for all the same
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medseg_core.errors import OutputExistsError
 from medseg_core.files import whole_folder, write_atomic
 from medseg_core.imaging.dicom.result_facts import NOTICE, Maker, Meaning
-from medseg_core.imaging.dicom.results import Found, write_results
+from medseg_core.imaging.dicom.results import REPORT, SEGMENTATION, Found, write_results
 from medseg_core.imaging.dicom.scan import Series
 from medseg_core.imaging.io import write_image
 from medseg_core.learning.model_package import LoadedModel
-from medseg_core.learning.series_prediction import Drawn, SeriesPrediction
+from medseg_core.learning.series_prediction import Drawn, SeriesPrediction, State
 
 PREDICTION, ENTROPY, DISAGREEMENT = "prediction.json", "entropy.nii.gz", "disagreement.nii.gz"
 _REMARKS = {"segmented": "", "flagged": "uncertain", "held": "outside training"}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier call left of a case."""
+
+    state: State
+    reasons: tuple[str, ...]
+    files: tuple[Path, ...]  # for a PACS; none of a case that was held
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: dict[str, str]
+    series_uids: tuple[str, ...]
+    state: State
+    reasons: tuple[str, ...]
+
+
+def read_earlier(folder: Path, model: LoadedModel, series_uids: Sequence[str]) -> Earlier:
+    """What this model left of these series in the folder of a case.
+
+    Raises OutputExistsError where it holds anything else.
+    """
+    try:
+        found = _Document.model_validate_json((folder / PREDICTION).read_bytes())
+    except (OSError, ValidationError):
+        raise OutputExistsError(folder) from None
+    files = tuple(folder / name for name in (SEGMENTATION, REPORT) if (folder / name).is_file())
+    if found.model != model.identity or found.series_uids != tuple(series_uids) or len(files) == 1:
+        raise OutputExistsError(folder, "holds results of another model, or of other images,")
+    return Earlier(found.state, found.reasons, files)
 
 
 def write_prediction(
@@ -48,7 +85,7 @@ def told(name: str, prediction: SeriesPrediction) -> str:
     """One line for the terminal."""
     drawn, reasons = prediction.drawn, "; ".join(prediction.reasons)
     if drawn is None:
-        return f"{name}: held, {reasons}. No segmentation was written; --force writes one all the same"
+        return _told_held(name, reasons)
     threshold = "no threshold: the model has none"
     if prediction.threshold is not None:
         threshold = f"threshold {prediction.threshold:.3f}"
@@ -58,6 +95,17 @@ def told(name: str, prediction: SeriesPrediction) -> str:
     if prediction.state == "flagged":
         return f"{name}: flagged, look at it with care: {sure}"
     return f"{name}: segmented, {sure}"
+
+
+def told_earlier(name: str, earlier: Earlier) -> str:
+    """One line for the terminal, of a case that is not computed again."""
+    if not earlier.files:
+        return _told_held(name, "; ".join(earlier.reasons))
+    return f"{name}: {earlier.state} by an earlier call, and left as it is"
+
+
+def _told_held(name: str, reasons: str) -> str:
+    return f"{name}: held, {reasons}. No segmentation was written; --force writes one all the same"
 
 
 def _write_drawn(

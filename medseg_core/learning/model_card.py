@@ -9,7 +9,7 @@ from typing import Any
 from medseg_core.cohort.labels import file_values
 from medseg_core.config import KEEP_TENSORS, Channel, Experiment, LabelValues
 from medseg_core.learning.monai_bundle import differences, required_packages
-from medseg_core.learning.scope import UNCERTAINTY, Scope, told_ranges
+from medseg_core.learning.scope import UNCERTAINTY, Scope, told_ranges, what_is_missing
 
 SCORES = {
     "dice": "Dice",
@@ -154,20 +154,17 @@ def _site_row(scores: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
 
 def _scope(experiment: Experiment, scope: Scope | None) -> str:
     """Ranges and threshold, and how they were learned."""
+    told = what_is_missing(scope)
     if scope is None:
-        return (
-            "No ranges of spacing and intensity and no threshold of uncertainty were learned: by these no case is held "
-            "or flagged."
-        )
+        return "\n\n".join(told)
     rows = [(name, f"{low:.3g} to {high:.3g}") for name, low, high in told_ranges(scope, experiment.task)]
-    ranges = "Too few training cases were told of to learn ranges."
     if rows:
         ranges = (
             "A case outside these ranges is held. They are mean ± 4 standard deviations over the training cases of "
             f"{scope.sites['training']} site(s), no narrower than a factor of 1.25 in spacing and 0.25 in intensity, "
             f"which is after normalisation.\n\n{_table(('of a case', 'range'), rows)}"
         )
-    threshold = "Too few validation cases were told of to learn a threshold of uncertainty."
+        told = (ranges, *told)
     if scope.threshold is not None:
         found = scope.moments[UNCERTAINTY]
         threshold = (
@@ -177,7 +174,8 @@ def _scope(experiment: Experiment, scope: Scope | None) -> str:
             "between what the model draws on the case as it is, mirrored as in training, and with less and with more "
             "contrast."
         )
-    return f"{ranges}\n\n{threshold}"
+        told = (*told, threshold)
+    return "\n\n".join(told)
 
 
 def _usage(experiment: Experiment) -> str:

@@ -205,6 +205,33 @@ def range_faults(case: PreprocessedCase, scope: Scope | None, task: Task) -> tup
     return tuple(faults)
 
 
+def what_is_missing(scope: Scope | None) -> tuple[str, ...]:
+    """Why no case can be flagged, or held for spacing and intensity, by a model: a sentence each, for its user."""
+    sentences = []
+    if scope is None or scope.threshold is None:
+        sentences.append(
+            f"This model has no threshold of uncertainty: {_too_few(scope, UNCERTAINTY, 'validation')}. No case is "
+            "flagged, which says nothing about how good a result is: look at every one as if it were."
+        )
+    ranged = [name for name in scope.moments if name != UNCERTAINTY] if scope else []
+    if scope is None or not any(map(scope.range_of, ranged)):
+        why = _too_few(scope, ranged[0] if ranged else "", "training")
+        sentences.append(
+            f"This model has no ranges of spacing and intensity: {why}. A case is held for "
+            "its modality or the task's window alone: compare its scanner and protocol with those of training."
+        )
+    return tuple(sentences)
+
+
+def _too_few(scope: Scope | None, feature: str, part: str) -> str:
+    found = scope.moments.get(feature) if scope else None
+    if found is None:
+        return f"it came without figures of its {part} cases, from an earlier release or from sites that keep them"
+    return (
+        f"it has figures of {found.n} {part} case(s), and fewer than {FEWEST_CASES} do not tell what is usual"
+    )
+
+
 def told_ranges(scope: Scope, task: Task) -> list[tuple[str, float, float]]:
     """What each range is of, in words, with its lowest and highest value; spacing in mm."""
     ranges = []

@@ -1,7 +1,9 @@
 """From the PACS to the PACS: a real series is found, segmented, and its segmentation lies beside it."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -16,12 +18,12 @@ from written_series import faults_by_dciodvfy
 from medseg_client.models import models_of
 from medseg_client.pacs import SeriesQuery
 from medseg_client.site_folder import SiteFolder
-from medseg_core.imaging.dicom.scan import scan
+from medseg_core.imaging.dicom.scan import Series, scan
 from medseg_core.imaging.dicom.segmentation import read_segmentation
 from medseg_core.imaging.dicom.series import read_slices
 from medseg_core.learning.model_package import read_model
 from medseg_core.learning.scope import Moments, Scope
-from medseg_core.learning.series_prediction import predict_series
+from medseg_core.learning.series_prediction import SeriesPrediction, predict_series
 from medseg_core.pacs_errors import NothingFoundError
 
 DICOM = Path(__file__).parents[3] / "shared" / "data" / "dicom"
@@ -75,6 +77,8 @@ def test_a_series_of_the_pacs_gets_its_segmentation_and_report_there(
     told = call("predict", site.root, "--image", query, "--out", tmp_path / "out", "--store")
 
     assert told.code == 0, told.err
+    assert re.search(r"series .* 1/1", told.err)
+    assert re.search(rf"files fetched .* {len(source.files)}/", told.err)
     assert f"{source.series_uid}: segmentation and report are in the PACS at " in told.out
     reader = pacs.by_web()
     stored = {
@@ -120,3 +124,52 @@ def test_of_a_held_series_nothing_goes_to_the_pacs(
     assert "held, its head-foot spacing is 3.27 mm, trained on were 5.91 to 9.24 mm" in told.out
     with pytest.raises(NothingFoundError):
         pacs.by_web().find_series(SeriesQuery(study=source.study_uid, modality="SEG"))
+
+
+def test_results_that_the_pacs_did_not_take_are_sent_by_the_same_command_later(
+    pacs: RealPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, call = site_beside(pacs, tmp_path, "DICOMweb"), caller(monkeypatch, capsys, "medseg-site")
+    (source,) = scan(CT).series
+    words = ("predict", site.root, "--image", CT, "--out", tmp_path / "out", "--store")
+    settings = site.root / "site.toml"
+    good = settings.read_text()
+    settings.write_text(good.replace(pacs.url, "http://127.0.0.1:9/dicom-web"))
+    away = call(*words)
+    assert (away.code, "nothing answers there" in away.err) == (1, True)
+    assert f"image: its results are in {tmp_path}/out/image; the same command sends them later" in away.out
+    made = (tmp_path / "out/image/segmentation.dcm").read_bytes()
+
+    settings.write_text(good)
+    sent = call(*words)
+
+    assert (sent.code, "image: segmented by an earlier call" in sent.out) == (0, True)
+    reader = pacs.by_web()
+    (found,) = reader.find_series(SeriesQuery(study=source.study_uid, modality="SEG"))
+    (stored,) = reader.fetch_series(found, tmp_path / "SEG")
+    assert pydicom.dcmread(stored).SOPInstanceUID == pydicom.dcmread(BytesIO(made)).SOPInstanceUID
+    assert (tmp_path / "out/image/segmentation.dcm").read_bytes() == made
+
+
+def test_what_is_fetched_lies_beside_the_results_and_is_cleared_after_a_power_cut(
+    pacs: RealPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, call = site_beside(pacs, tmp_path, "DICOMweb"), caller(monkeypatch, capsys, "medseg-site")
+    left = tmp_path / "out/.fetched/series/000000.dcm"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a call that was killed")
+    seen = []
+
+    def looked_at(model: object, series: Sequence[Series], **words: object) -> SeriesPrediction:
+        seen.extend((path.parent, path.parents[1].stat().st_mode & 0o777) for path in series[0].files)
+        return predict_series(model, series, **words)
+
+    monkeypatch.setattr("medseg_client.series_predictor.predict_series", looked_at)
+    (source,) = scan(CT).series
+    query = f"pacs:study={source.study_uid},modality=CT"
+    told = call("predict", site.root, "--image", query, "--image", query, "--out", tmp_path / "out")
+
+    assert told.code == 0, told.err
+    assert set(seen) == {(left.parent, 0o700)}
+    assert len(seen) == len(source.files)
+    assert not (tmp_path / "out/.fetched").exists()

@@ -1,13 +1,13 @@
 """`medseg-site import`: settings in, progress on the terminal, one sentence at the end."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID
 
+from medseg_client.bars import Bars
 from medseg_client.importing.folder import MANIFEST, ImportFolder
 from medseg_client.importing.private_record import PrivateRecord
 from medseg_client.importing.pseudonyms import pseudonyms_of
@@ -21,7 +21,7 @@ from medseg_core.errors import UnusableFolderError
 from medseg_core.files import sole_use
 from medseg_core.import_errors import IncompleteImportError, NoTaskError, NothingImportedError
 
-SHOWN = 10  # refusals on the terminal; the page has all
+SHOWN = 10  # kinds of refusals on the terminal; the page has all
 
 
 def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, experiment: Path | None) -> None:
@@ -42,10 +42,10 @@ def import_sources(site: SiteFolder, sources: Sequence[str], out: Path, *, exper
         except OSError as error:
             raise UnusableFolderError(site.imports, error.strerror or "it cannot be made") from None
         importer = Importer(task, names, folder, settings.name)
-        with _Bars() as bars:
+        with Bars("studies") as bars:
             found = scans(wanted, pacs, site.imports / "fetched", bars)
-            tally = import_all(found, importer, record, bars.study)
-    _tell(tally, folder)
+            tally = import_all(found, importer, record, bars.finished)
+    _tell(tally, folder, record, site)
 
 
 def _task(site: SiteFolder, experiment: Path | None) -> Task:
@@ -57,56 +57,34 @@ def _task(site: SiteFolder, experiment: Path | None) -> Task:
     return approved[0]
 
 
-def _tell(tally: Tally, folder: ImportFolder) -> None:
+def _tell(tally: Tally, folder: ImportFolder, record: PrivateRecord, site: SiteFolder) -> None:
     """Raises IncompleteImportError, NothingImportedError."""
-    for refusal in tally.refusals[:SHOWN]:
-        typer.echo(f"{refusal.case_id}: {refusal.fault} {refusal.remedy}", err=True)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for refusal in tally.refusals:
+        alike[f"{refusal.fault} {refusal.remedy}"].append(refusal.case_id)
+    for sentence, cases in list(alike.items())[:SHOWN]:
+        others = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+        typer.echo(f"{cases[0]}{others}: {sentence}", err=True)
     if sum(tally.unused.values()):
         typer.echo(f"{sum(tally.unused.values())} files and series are not used: {folder.page} says why")
+    if tally.n_lost:
+        typer.echo(
+            f"warning: {tally.n_lost} of them may be slices, which their series then lack. Copy or export them again, "
+            "and import anew.",
+            err=True,
+        )
+    if tally.n_shared_numbers:
+        typer.echo(
+            f"warning: {tally.n_shared_numbers} patient ID(s) were given by several issuers. Each counts as one "
+            "patient, so that nobody is in training and in test; export different people with different patient IDs.",
+            err=True,
+        )
     if tally.imported:
         typer.echo(f"{tally.imported} cases imported: {folder.root / MANIFEST}")
         typer.echo(f"look at their pictures: {folder.page}. It shows images: keep it as you keep those.")
+        if (site.root / site.settings.data).resolve() != folder.root.resolve():
+            typer.echo(f'to train on them: data = "{folder.root.absolute()}" in {site.root / "site.toml"}')
     if tally.refusals:
-        raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page)
+        raise IncompleteImportError(len(tally.refusals), tally.imported, folder.page, record.left_out)
     if not tally.imported:
         raise NothingImportedError(tally.n_series)
-
-
-class _Bars:
-    """Bars for headers, files from the PACS and studies; each appears when there is something to count."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)
-        )
-        self._ids: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *words: object) -> None:
-        self._progress.stop()
-
-    def headers(self, done: int, total: int) -> None:
-        """Files whose headers are read."""
-        self._progress.update(self._bar("headers"), completed=done, total=total)
-
-    def fetched(self) -> None:
-        """A file came from the PACS."""
-        self._progress.advance(self._bar("files fetched"))
-
-    def studies(self, total: int) -> None:
-        """So many more studies are to be imported."""
-        bar = self._bar("studies")
-        before = next(task.total or 0 for task in self._progress.tasks if task.id == bar)
-        self._progress.update(bar, total=before + total)
-
-    def study(self) -> None:
-        """A study is done."""
-        self._progress.advance(self._bar("studies"))
-
-    def _bar(self, name: str) -> TaskID:
-        if name not in self._ids:
-            self._ids[name] = self._progress.add_task(name, total=None)
-        return self._ids[name]

@@ -44,7 +44,7 @@ class Pseudonyms:
         self._key = key
 
     def patient(self, patient_id: str) -> str:
-        """Stands for a patient."""
+        """Stands for a patient, whoever issued the number: two people with one number only stay together in a split."""
         return f"patient-{self._name('patient', [patient_id.strip()])}"
 
     def case(self, series_uids: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """All studies of the sources, one after the other: cases kept, the rest told, then the list and the page."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +13,12 @@ from medseg_client.importing.study import Importer
 from medseg_core.data_errors import GridTooLargeError
 from medseg_core.dicom_errors import DicomError
 from medseg_core.errors import CaseError
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series
+from medseg_core.import_errors import NoLabelsError
 
 _NO_IMAGES = "it is drawn on images that are not here"
+_PREDICTED = "a model of medseg drew it: no truth to train on"
 
 
 @dataclass
@@ -26,6 +29,13 @@ class Tally:
     n_series: int = 0
     refusals: list[Refusal] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
+    n_lost: int = 0  # files not used that may be slices
+    issuers: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set), repr=False)
+
+    @property
+    def n_shared_numbers(self) -> int:
+        """Patients, by pseudonym, whose number several issuers gave: these may be several people."""
+        return sum(len(of_patient - {""}) > 1 for of_patient in self.issuers.values())
 
 
 def import_all(
@@ -38,11 +48,12 @@ def import_all(
     tally = Tally()
     with _written(importer, record, tally):
         for found in scans:
+            tally.n_lost += len(found.lost)
             for left in found.left_out:
                 tally.unused[left.reason] += 1
-                record.leave_out(str(left.path), left.reason)
+                record.leave_out_file(left.path, left.reason)
             studies = studies_of(found)
-            _note_orphans(found, {study.study_uid for study in studies}, record, tally)
+            _note_unread(found, {study.study_uid for study in studies}, record, tally)
             for study in studies:
                 _import_study(study, importer, record, tally)
                 on_study()
@@ -59,11 +70,13 @@ def _written(importer: Importer, record: PrivateRecord, tally: Tally) -> Iterato
         record.write()
 
 
-def _note_orphans(found: Scan, known: set[str], record: PrivateRecord, tally: Tally) -> None:
+def _note_unread(found: Scan, known: set[str], record: PrivateRecord, tally: Tally) -> None:
     for drawing in (*found.segmentations, *found.structures):
-        if drawing.study_uid not in known:
-            tally.unused[_NO_IMAGES] += 1
-            record.leave_out(drawing.series_uid, _NO_IMAGES)
+        is_ours = drawing.manufacturer == MAKER
+        if is_ours or drawing.study_uid not in known:
+            reason = _PREDICTED if is_ours else _NO_IMAGES
+            tally.unused[reason] += 1
+            record.leave_out(drawing, reason)
 
 
 def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally: Tally) -> None:
@@ -76,7 +89,7 @@ def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally
         return
     for unused in chosen.unused:
         tally.unused[unused.reason] += 1
-        record.leave_out(unused.series.series_uid, unused.reason)
+        record.leave_out(unused.series, unused.reason)
     for series in chosen.cases:
         case_id, used = importer.case_id(series), tuple(series.values())
         try:
@@ -85,6 +98,7 @@ def _import_study(study: Study, importer: Importer, record: PrivateRecord, tally
             _refuse(case_id, used, error, importer, record, tally)
             continue
         tally.imported += 1
+        tally.issuers[case.patient_id].add(study.patient_issuer)
         uids = [one.series_uid for one in used]
         record.name(
             case_id, patient=case.patient_id, patient_id=study.patient_id, study=study.study_uid, series=uids
@@ -101,6 +115,8 @@ def _refuse(
 ) -> None:
     fault, remedy = getattr(error, "fault", str(error)), getattr(error, "remedy", "")
     importer.folder.drop(case_id)
-    tally.refusals.append(Refusal(case_id, f"{fault}.", f"{remedy.rstrip('.')}."))
+    refusal = Refusal(case_id, f"{fault}.", f"{remedy.rstrip('.')}.")
+    tally.refusals.append(refusal)
+    drawn = error.drawn if isinstance(error, NoLabelsError) else ()
     for one in series:
-        record.leave_out(one.series_uid, f"{case_id}: {error}")
+        record.leave_out(one, f"{case_id}: {refusal.fault} {refusal.remedy}", drawn)

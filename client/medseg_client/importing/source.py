@@ -5,27 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
+from medseg_client.bars import Watch
 from medseg_client.pacs import SCHEME, FoundSeries, Pacs, SeriesQuery
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Scan, Series, scan
 from medseg_core.import_errors import NoSourceError
 
 LABELS = ("SEG", "RTSTRUCT")  # modalities of what is drawn on images
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """Who is told how far things are."""
-
-    def headers(self, done: int, total: int) -> None:
-        """Files whose headers are read."""
-
-    def fetched(self) -> None:
-        """A file came from the PACS."""
-
-    def studies(self, total: int) -> None:
-        """So many studies are to be imported."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +25,16 @@ class Study:
     segmentations: tuple[Series, ...]
     structures: tuple[Series, ...]
 
+    @property
+    def patient_issuer(self) -> str:
+        """Whose number the patient ID is; "" where no image says so."""
+        return next((one.patient_issuer for one in self.images if one.patient_issuer), "")
+
 
 def studies_of(found: Scan) -> tuple[Study, ...]:
-    """The studies with images in a scan, in the order of their UIDs."""
-    images, segmentations, structures = map(_by_study, (found.series, found.segmentations, found.structures))
+    """The studies with images in a scan, in the order of their UIDs; what a model of medseg drew is in none."""
+    drawn = [one for one in found.segmentations if one.manufacturer != MAKER]
+    images, segmentations, structures = map(_by_study, (found.series, drawn, found.structures))
     return tuple(
         Study(
             uid,
@@ -73,9 +66,10 @@ class Sources:
     @staticmethod
     def parse(texts: Sequence[str]) -> "Sources":
         """What the texts name. Raises NoSourceError, PacsQueryError."""
+        for number, text in enumerate(texts, start=1):
+            if not text.startswith(SCHEME) and not Path(text).is_dir():
+                raise NoSourceError(number)
         folders = tuple(Path(text) for text in texts if not text.startswith(SCHEME))
-        if not all(folder.is_dir() for folder in folders):
-            raise NoSourceError("is neither a folder nor a query")
         return Sources(folders, tuple(SeriesQuery.parse(text) for text in texts if text.startswith(SCHEME)))
 
 
@@ -89,7 +83,7 @@ def scans(sources: Sources, pacs: Pacs | None, work: Path, watch: Watch) -> Iter
         first, *others = sources.folders
         files = [path for folder in sources.folders for path in sorted(folder.rglob("*")) if path.is_file()]
         found = scan(files if others else first, progress=watch.headers)
-        watch.studies(len(studies_of(found)))
+        watch.expected(len(studies_of(found)))
         yield found
     for query in sources.queries:
         assert pacs is not None, "whoever has queries has a PACS"
@@ -103,7 +97,7 @@ def _fetched(pacs: Pacs, query: SeriesQuery, work: Path, watch: Watch) -> Iterat
         return series.study_uid
 
     wanted = [list(group) for _, group in groupby(pacs.find_series(query), study)]
-    watch.studies(len(wanted))
+    watch.expected(len(wanted))
     for asked in wanted:
         drawn = pacs.series_of_study(asked[0].study_uid, asked[0].patient_id)
         series = {one.series_uid: one for one in (*asked, *drawn) if one in asked or one.modality in LABELS}

@@ -18,14 +18,25 @@ from medseg_core.config import Task
 from medseg_core.dicom_errors import ForeignSegmentationError
 from medseg_core.imaging.dicom.scan import Series
 from medseg_core.imaging.dicom.segmentation import read_segmentation
-from medseg_core.imaging.dicom.segments import Segment
+from medseg_core.imaging.dicom.segments import Segment, Wanted
 from medseg_core.imaging.dicom.selection import label_of
 from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.dicom.structures import read_structures
 from medseg_core.imaging.geometry import resample_to
 from medseg_core.imaging.io import write_image
-from medseg_core.import_errors import NoLabelsError, NoPatientIdError, RepeatedLabelError, SeparateSpacesError
+from medseg_core.import_errors import (
+    LostLabelError,
+    NoLabelsError,
+    NoPatientIdError,
+    RepeatedLabelError,
+    SeparateSpacesError,
+    StripedLabelError,
+)
 from medseg_core.types import Case, Geometry, LoadedCase, Volume
+
+_UNREADABLE = (
+    "\N{REPLACEMENT CHARACTER}"  # of bytes of another alphabet than is told: two patients may look alike
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Importer:
         Raises DicomError, CaseError and GridTooLargeError leaves; nothing is kept then.
         """
         case_id = self.case_id(chosen)
-        if not study.patient_id.strip():
+        if not study.patient_id.strip() or _UNREADABLE in study.patient_id:
             raise NoPatientIdError(case_id)
         volumes = {number: read_series(series) for number, series in chosen.items()}
         classes = self._classes(study, chosen, volumes, case_id)
@@ -87,29 +98,37 @@ class Importer:
         Each drawing is read on the grid of the series that it was drawn on. Of a label drawn on several channels that
         on the first counts.
         """
-        reference, masks, found = next(iter(volumes.values())).geometry, dict[int, Volume](), 0
+        reference, masks, names = next(iter(volumes.values())).geometry, dict[int, Volume](), list[str]()
+
+        def is_wanted(name: str, meaning: str) -> bool:
+            names.append(name)
+            return self._label(name, meaning) is not None
+
         for number, series in chosen.items():
             grid, drawn_here = volumes[number].geometry, set[int]()
-            for segment in _segments(study, series, grid):
-                found += 1
-                if (label := self._label(segment)) is None:
-                    continue
+            for segment in _segments(study, series, grid, is_wanted):
+                label = self._label(segment.name, segment.meaning)
+                assert label is not None, "it is wanted"
                 if label in drawn_here:
                     raise RepeatedLabelError(case_id, list(self.task.labels)[label - 1])
+                if segment.is_lost:
+                    raise LostLabelError(case_id, list(self.task.labels)[label - 1])
+                if segment.step > 1:
+                    raise StripedLabelError(case_id, list(self.task.labels)[label - 1], segment.step)
                 drawn_here.add(label)
                 if label not in masks:
                     mask = Volume(segment.mask[None].astype(np.uint8), grid)
                     masks[label] = resample_to(mask, reference, is_label=True)
         if not masks:
-            raise NoLabelsError(case_id, found)
+            raise NoLabelsError(case_id, names)
         classes = np.zeros((1, *reference.shape), np.uint8)
         for label in sorted(masks):
             classes[masks[label].voxels > 0] = label
         return Volume(classes, reference)
 
-    def _label(self, segment: Segment) -> int | None:
+    def _label(self, name: str, meaning: str) -> int | None:
         """The class of a segment; None where the task does not ask for it, or nobody here draws it."""
-        label = label_of(segment, self.task)
+        label = label_of(name, meaning, self.task)
         return None if label in self.task.not_annotated else label
 
     def _attributes(self, series: Series) -> dict[str, str]:
@@ -140,15 +159,15 @@ class Importer:
         (part / "cases" / f"{loaded.case.case_id}.npz").write_bytes(picture_file(shown))
 
 
-def _segments(study: Study, series: Series, grid: Geometry) -> Iterator[Segment]:
-    """What is drawn on a series. Raises DicomError leaves: a drawing that names the series has to fit it."""
+def _segments(study: Study, series: Series, grid: Geometry, wanted: Wanted) -> Iterator[Segment]:
+    """What is drawn on a series and wanted. Raises DicomError leaves: a drawing that names the series has to fit it."""
     for read, drawings in ((read_segmentation, study.segmentations), (read_structures, study.structures)):
         for drawing in drawings:
             if drawing.referenced_series_uids and series.series_uid not in drawing.referenced_series_uids:
                 continue
             for path in drawing.files:
                 try:
-                    yield from read(path, grid, drawn_on=series)
+                    yield from read(path, grid, drawn_on=series, wanted=wanted)
                 except ForeignSegmentationError:
                     if drawing.referenced_series_uids:
                         raise

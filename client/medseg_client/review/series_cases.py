@@ -20,6 +20,7 @@ from medseg_client.review.pictures import Picture, picture_of, to_screen
 from medseg_core.cohort.loading import grid_faults
 from medseg_core.config import Channel, Task
 from medseg_core.dicom_errors import SegmentationError
+from medseg_core.imaging.dicom.result_facts import MAKER
 from medseg_core.imaging.dicom.scan import Series, scan
 from medseg_core.imaging.dicom.segmentation import read_segmentation
 from medseg_core.imaging.dicom.segments import Segment
@@ -114,7 +115,7 @@ class SeriesCase:
         for segment in segments:
             if self.task is None:
                 yield segment.name.strip() or f"segment {segment.number}", segment
-            elif (number := label_of(segment, self.task)) is not None:
+            elif (number := label_of(segment.name, segment.meaning, self.task)) is not None:
                 yield list(self.task.labels)[number - 1], segment
 
 
@@ -140,6 +141,7 @@ def series_cases(
 ) -> tuple[SeriesCase, ...]:
     """The cases that `predict` left results of, by their names; every other series as MODALITY-1 and so on.
 
+    What a model of medseg drew, such as results fetched back from the PACS, is no truth.
     `progress` is told files looked at and files in all.
     Raises NotDicomError, PredictionFolderError.
     """
@@ -147,7 +149,7 @@ def series_cases(
     by_uid = {one.series_uid: one for one in found.series}
     drawings: dict[str, list[Series]] = defaultdict(list)
     for drawing in (*found.segmentations, *found.structures):
-        for uid in drawing.referenced_series_uids:
+        for uid in drawing.referenced_series_uids if drawing.manufacturer != MAKER else ():
             drawings[uid].append(drawing)
     cases: dict[str, SeriesCase] = {}
     for folder, result in _results(predictions) if predictions else ():

@@ -54,6 +54,7 @@ class Frame:
 def frames_of(header: Dataset, path: Path) -> tuple[Frame, ...]:
     """Every frame that a header claims. Raises DicomError leaves."""
     rows, columns = count(header, "Rows", path), count(header, "Columns", path)
+    _require_right_aligned(header, path)
     if not is_multi_frame(header):
         if (number(header, "NumberOfFrames", path) or 1) > 1:
             raise UnsupportedDicomError(
@@ -72,6 +73,13 @@ def frames_of(header: Dataset, path: Path) -> tuple[Frame, ...]:
         _frame(header, path, place, (group, shared), (rows, columns))
         for place, group in enumerate(groups, start=1)
     )
+
+
+def _require_right_aligned(header: Dataset, path: Path) -> None:
+    """Raises DicomHeaderError where bits above the values are not the unused ones, as before the DICOM of 2004."""
+    high, stored = number(header, "HighBit", path), number(header, "BitsStored", path)
+    if high is not None and stored is not None and high != stored - 1:
+        raise DicomHeaderError(path, "HighBit", f"is {high:g} where BitsStored is {stored:g}")
 
 
 def first_plane(header: Dataset, path: Path) -> Plane:

@@ -25,6 +25,8 @@ SLICE_TOLERANCE = 0.1  # of the step between slices that one may lie off: some h
 SIDEWAYS_TOLERANCE = 0.5  # of a pixel: direction cosines of three digits drift so far over a body
 POSITION_TOLERANCE_MM = 0.01  # closer slices lie at one place
 _SAME_SPACING = 1e-4
+_FARTHEST_MM = 1e6  # from the origin; a table is moved by metres
+_SPACINGS_MM = 1e-4, 1e3  # of a voxel, from a microscope's to a whole-body scout's
 
 
 def grid_of(frames: Sequence[Frame], where: str) -> tuple[Geometry, tuple[Frame, ...]]:
@@ -43,6 +45,8 @@ def grid_of(frames: Sequence[Frame], where: str) -> tuple[Geometry, tuple[Frame,
     step = _step(heights, first, where)
     _require_straight(positions, rotation, first, where)
     between_rows, between_columns = _in_plane_spacing(first)
+    if step > _SPACINGS_MM[1]:
+        raise DicomHeaderError(where, "ImagePositionPatient", f"is {step:g} mm from one slice to the next")
     geometry = Geometry(
         (first.columns, first.rows, len(frames)),
         (between_columns, between_rows, step),
@@ -70,6 +74,8 @@ def _rotation(frame: Frame, where: str) -> npt.NDArray[np.float64]:
 def _position(frame: Frame) -> tuple[float, ...]:
     if frame.plane.position_mm is None:
         raise DicomHeaderError(frame.path, "ImagePositionPatient", "is missing")
+    if max(map(abs, frame.plane.position_mm)) > _FARTHEST_MM:
+        raise DicomHeaderError(frame.path, "ImagePositionPatient", "is more than a kilometre away")
     return frame.plane.position_mm
 
 
@@ -78,7 +84,7 @@ def _in_plane_spacing(frame: Frame) -> tuple[float, float]:
     spacing = frame.plane.spacing_mm
     if spacing is None:
         raise DicomHeaderError(frame.path, "PixelSpacing", "is missing")
-    if min(spacing) <= 0:
+    if not _SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= _SPACINGS_MM[1]:
         raise DicomHeaderError(frame.path, "PixelSpacing", f"is {spacing[0]:g} x {spacing[1]:g} mm")
     return spacing[0], spacing[1]
 

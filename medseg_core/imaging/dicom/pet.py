@@ -1,7 +1,8 @@
 """Rescaled PET values become standardised uptake values by body weight, g/mL.
 
 SUV = activity concentration (Bq/mL) * body weight (g) / dose at the time that the image is corrected to (Bq).
-Source: QIBA, FDG-PET/CT profile, vendor-neutral pseudo-code for SUV.
+Source: QIBA, FDG-PET/CT profile, vendor-neutral pseudo-code for SUV. Refused is what its happy path assumes away: doses
+in MBq, half-lives in minutes, clocks that do not fit each other.
 """
 
 import math
@@ -17,11 +18,13 @@ from medseg_core.imaging.dicom.headers import item, number, read_header, text, w
 
 _KEYWORDS = (
     "Units", "SUVType", "DecayCorrection", "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime",
-    "AcquisitionDate", "AcquisitionTime", "RadiopharmaceuticalInformationSequence",
+    "AcquisitionDate", "AcquisitionTime", "TimezoneOffsetFromUTC", "RadiopharmaceuticalInformationSequence",
 )  # fmt: skip
 _PHILIPS_GROUP = 0x7053
 _PHILIPS_TAGS = (0x70530010, 0x70531000)  # who keeps the group, and the factor
 _LONGEST_WAIT_S = 30 * 86400  # zirconium-89 is imaged within two weeks
+_MOST_HALF_LIVES = 10  # a thousandth is left: nobody images that
+_LEAST_DOSE_BQ = 1e6  # children get ten times as much; a dose in MBq is a thousandth of it
 
 
 def uptake_factor(files: Sequence[Path], where: str) -> float:
@@ -63,8 +66,8 @@ def _dose_bq(headers: Sequence[Dataset], where: str) -> float:
     first = headers[0]
     tracer = item(first, "RadiopharmaceuticalInformationSequence", where)
     dose = number(tracer, "RadionuclideTotalDose", where) or 0.0
-    if dose <= 0:
-        raise PetUnitsError(where, "the injected dose is missing")
+    if dose < _LEAST_DOSE_BQ:
+        raise PetUnitsError(where, "the injected dose is missing or not in Bq")
     corrected = text(first, "DecayCorrection").upper()
     if "DECY" not in words(first, "CorrectedImage") or corrected not in ("START", "ADMIN"):
         raise PetUnitsError(where, "it is not corrected for decay, or does not say to when")
@@ -74,20 +77,26 @@ def _dose_bq(headers: Sequence[Dataset], where: str) -> float:
     elapsed_s = _elapsed_s(headers, tracer, where)
     if half_life_s <= 0:
         raise PetUnitsError(where, "the half-life of the tracer is missing")
+    if elapsed_s > _MOST_HALF_LIVES * half_life_s:
+        passed = elapsed_s / half_life_s
+        raise PetUnitsError(where, f"the scan begins {passed:.3g} half-lives after the injection")
     return float(dose * 2 ** (-elapsed_s / half_life_s))
 
 
 def _elapsed_s(headers: Sequence[Dataset], tracer: Dataset, where: str) -> float:
-    """From the injection to the start of the scan: its first acquisition, however late the series was made."""
-    starts = [_moment(header, "Acquisition") or _moment(header, "Series") for header in headers]
-    known = [start for start in starts if start is not None]
-    if not known:
+    """From the injection to the start of the scan.
+
+    That is the time of the series, unless the series was made later than its first acquisition, as a new one is.
+    """
+    starts = [_moment(header, prefix) for prefix in ("Series", "Acquisition") for header in headers]
+    start = min((start for start in starts if start is not None), default=None)
+    if start is None:
         raise PetUnitsError(where, "the time of the scan is missing")
-    start = min(known)
-    injected = _parsed(text(tracer, "RadiopharmaceuticalStartDateTime"))
+    zone = _zone(text(headers[0], "TimezoneOffsetFromUTC"))
+    injected = _in_zone(text(tracer, "RadiopharmaceuticalStartDateTime"), zone)
     if injected is None:
         clock = text(tracer, "RadiopharmaceuticalStartTime")
-        injected = _parsed(f"{start:%Y%m%d}{clock}") if clock else None
+        injected = _parsed(f"{start:%Y%m%d}", clock) if clock else None
         if injected is not None and injected > start:  # injected before midnight, scanned after
             injected -= timedelta(days=1)
     if injected is None:
@@ -99,13 +108,26 @@ def _elapsed_s(headers: Sequence[Dataset], tracer: Dataset, where: str) -> float
 
 
 def _moment(header: Dataset, prefix: str) -> datetime | None:
-    return _parsed(text(header, f"{prefix}Date") + text(header, f"{prefix}Time"))
+    return _parsed(text(header, f"{prefix}Date"), text(header, f"{prefix}Time"))
 
 
-def _parsed(told: str) -> datetime | None:
-    """DICOM's date with time, to the second; a time zone is not needed between two times of one scanner."""
-    found = re.match(r"\d{14}", told)
+def _in_zone(told: str, zone: timedelta | None) -> datetime | None:
+    """DICOM's date with time in the zone of the other times; where one of the zones is not told, they are one."""
+    moment, own = _parsed(told[:8], told[8:]), _zone(told[-5:])
+    return moment if moment is None or own is None or zone is None else moment - own + zone
+
+
+def _zone(told: str) -> timedelta | None:
+    """An offset from UTC, such as +0130."""
+    found = re.fullmatch(r"([+-])(\d{2})(\d{2})", told)
+    offset = timedelta(hours=int(found[2]), minutes=int(found[3])) if found else None
+    return -offset if offset is not None and told.startswith("-") else offset
+
+
+def _parsed(date: str, clock: str) -> datetime | None:
+    """A day, and a time from the hour alone to parts of a second, which are dropped; DICOM's and its forerunner's."""
+    found = re.match(r"(\d{2}):?(\d{2})?:?(\d{2})?", clock)
     try:
-        return datetime.strptime(found[0], "%Y%m%d%H%M%S") if found else None
+        return datetime.strptime(date + "".join(found.groups("00")), "%Y%m%d%H%M%S") if found else None
     except ValueError:
         return None

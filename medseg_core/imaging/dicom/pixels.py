@@ -8,6 +8,7 @@ from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
@@ -43,12 +44,30 @@ def _stored(path: Path, indices: Sequence[int], decoder: DecodingProcess) -> Ite
     expected = (count(dataset, "Rows", path), count(dataset, "Columns", path))
     if _require_decodable(dataset, path):
         frames: Iterable[Stored] = decoder.decode(path, indices, _UNDECODABLE)
+    elif _is_packed(dataset):
+        frames = (_unpacked(dataset.PixelData, index, expected) for index in indices)
     else:
         frames = decoded(dataset, path, indices, _UNDECODABLE)
     for index, stored in zip(indices, frames, strict=True):
         if stored.shape != expected:
             raise PixelDataError(path, "its pixels have another size than its header says")
         yield index, stored
+
+
+def _is_packed(dataset: Dataset) -> bool:
+    """Whether eight pixels are a byte, as in a binary SEG."""
+    return bool(dataset.BitsAllocated == 1 and dataset.file_meta.TransferSyntaxUID.is_little_endian)
+
+
+def _unpacked(pixels: bytes, index: int, shape: tuple[int, int]) -> Stored:
+    """One frame of bits, which begins and ends within a byte where its size is no multiple of 8.
+
+    pydicom 3.0.2 cuts such frames short where they reach into one byte more than their size has.
+    """
+    n_bits = shape[0] * shape[1]
+    first = index * n_bits
+    held = np.frombuffer(pixels[first // 8 : -(-(first + n_bits) // 8)], np.uint8)
+    return np.unpackbits(held, bitorder="little")[first % 8 :][:n_bits].reshape(shape)
 
 
 def _require_decodable(dataset: Dataset, path: Path) -> bool:

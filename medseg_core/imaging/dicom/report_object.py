@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from medseg_core.imaging.dicom.result_facts import NOTICE, OWN_SCHEME, Code, Maker, Meaning
+from medseg_core.imaging.dicom.result_facts import MAKER, NOTICE, OWN_SCHEME, Code, Maker, Meaning
 from medseg_core.imaging.dicom.segmentation_object import SERIES_NUMBER, concept
 from medseg_core.imaging.measurements import Measurements
 
@@ -34,7 +34,7 @@ def report_of(
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(prefix=None),
         name=NOTICE,
-        manufacturer_name="medseg",
+        manufacturer_name=MAKER,
         model_name=maker.task,
         serial_number=maker.weights_sha256,
     )
@@ -57,7 +57,7 @@ def report_of(
             series_number=SERIES_NUMBER + 1,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=1,
-            manufacturer="medseg",
+            manufacturer=MAKER,
             is_complete=True,
             series_description=maker.described(remark),
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+MAKER = "medseg"  # Manufacturer of every result, by which it is known again
 NOTICE = "Research use only, not a medical device"
 Code = tuple[str, str, str]  # value, coding scheme, meaning
 ANATOMY: Code = ("91723000", "SCT", "Anatomical Structure")

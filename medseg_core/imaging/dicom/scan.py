@@ -10,7 +10,7 @@ from typing import Literal
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from medseg_core.dicom_errors import DicomError, NotDicomError
+from medseg_core.dicom_errors import DicomError, NoSliceError, NotDicomError
 from medseg_core.imaging.dicom.frames import Plane, first_plane
 from medseg_core.imaging.dicom.headers import items, number, read_header, text, words
 
@@ -29,12 +29,13 @@ _IMAGES = frozenset((
 LABELMAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _SEGMENTATIONS = frozenset((uid.SegmentationStorage, LABELMAP_SEGMENTATION))
 _KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality",
-    "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID", "Manufacturer",
-    "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate",
-    "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelSpacing", "SliceThickness",
-    "ImageOrientationPatient", "ImagePositionPatient", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "Modality", "SeriesDescription", "StudyDescription", "ProtocolName", "ImageType", "FrameOfReferenceUID",
+    "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "PatientSex", "PatientAge",
+    "PatientBirthDate", "StudyDate", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "PixelSpacing", "SliceThickness", "ImageOrientationPatient",
+    "ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
 _STRAIGHT = 0.94  # cosine of 20 degrees: a head tilted further is no longer called axial
 
@@ -62,6 +63,7 @@ class Series:
     sex: str = ""
     age_years: float | None = None
     body_part: str = ""
+    patient_issuer: str = field(default="", repr=False)  # whose number the patient ID is, where that is told
     referenced_series_uids: tuple[str, ...] = field(
         default=(), repr=False
     )  # SEG, RTSTRUCT: what they were drawn on
@@ -77,6 +79,7 @@ class LeftOut:
 
     path: Path
     reason: str
+    state: Literal["no slice", "no DICOM", "damaged"] = "no slice"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,16 @@ class Scan:
     segmentations: tuple[Series, ...] = ()
     structures: tuple[Series, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def lost(self) -> tuple[LeftOut, ...]:
+        """What may be slices of its series: what is damaged, contradicts them, or is no DICOM and named alike."""
+        names = {_kind_of_name(path) for one in self.series for path in one.files}
+        return tuple(
+            one
+            for one in self.left_out
+            if one.state == "damaged" or (one.state == "no DICOM" and _kind_of_name(one.path) in names)
+        )
 
 
 def scan(root: Path | Sequence[Path], *, progress: Callable[[int, int], None] | None = None) -> Scan:
@@ -103,7 +116,7 @@ def scan(root: Path | Sequence[Path], *, progress: Callable[[int, int], None] | 
         try:
             _add(path, found, seen)
         except DicomError as error:
-            left_out.append(LeftOut(path, error.fault))
+            left_out.append(LeftOut(path, error.fault, _state(error)))
         if progress is not None:
             progress(done, len(paths))
     by_kind: dict[Kind, list[Series]] = {"image": [], "segmentation": [], "structures": []}
@@ -128,7 +141,18 @@ def _files(root: Path, left_out: list[LeftOut]) -> Iterator[Path]:
 
 
 def _closed(error: OSError) -> LeftOut:
-    return LeftOut(Path(error.filename), "the folder may not be read")
+    return LeftOut(Path(error.filename), "the folder may not be read", "damaged")
+
+
+def _state(error: DicomError) -> Literal["no slice", "no DICOM", "damaged"]:
+    if isinstance(error, NoSliceError):
+        return "no slice"
+    return "no DICOM" if isinstance(error, NotDicomError) else "damaged"
+
+
+def _kind_of_name(path: Path) -> str:
+    """The ending without digits, as of names that are UIDs; another one of each hidden file."""
+    return path.name if path.name.startswith(".") else path.suffix.lower().strip(".0123456789")
 
 
 def _add(path: Path, found: dict[tuple[Kind, str], tuple[Series, list[Path]]], seen: set[str]) -> None:
@@ -140,7 +164,7 @@ def _add(path: Path, found: dict[tuple[Kind, str], tuple[Series, list[Path]]], s
     if not (instance and series.series_uid):
         raise DicomError(path, "it lacks the UID of its series or its own")
     if instance in seen:
-        raise DicomError(path, "another file holds an object of the same UID", "Nothing needs doing")
+        raise NoSliceError(path, "another file holds an object of the same UID")
     known, files = found.setdefault((kind, series.series_uid), (series, []))
     if (known.patient_id, known.study_uid) != (series.patient_id, series.study_uid):
         raise DicomError(path, "its series has files of another patient or study", "Correct the header")
@@ -156,20 +180,24 @@ def _kind(header: Dataset, path: Path) -> Kind:
         return "segmentation"
     if sop_class == uid.RTStructureSetStorage:
         return "structures"
+    if text(header.file_meta, "MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
+        raise NoSliceError(path, "it holds no image (it is a DICOMDIR)")
     if not sop_class:
-        raise DicomError(path, "it holds no image (such as DICOMDIR)", "Nothing needs doing")
+        raise DicomError(path, "it lacks its kind (SOP class)")
     if sop_class not in _IMAGES:
         name = uid.UID(sop_class).name
         held = "of a private or unknown kind" if name == sop_class else f"of the kind {name}"
-        raise DicomError(path, f"it is {held}, which is not read", "Nothing needs doing")
+        raise NoSliceError(path, f"it is {held}, which is not read")
     if "LOCALIZER" in words(header, "ImageType"):
-        raise DicomError(path, "it is a localiser", "Nothing needs doing")
+        raise NoSliceError(path, "it is a localiser")
     if "MOSAIC" in words(header, "ImageType"):
-        raise DicomError(
-            path, "it is a mosaic of slices in one picture", "Export it as single or enhanced slices"
-        )
-    if (number(header, "SamplesPerPixel", path) or 1) > 1:
-        raise DicomError(path, "it is a colour picture", "Nothing needs doing")
+        remedy = "Export it as single or enhanced slices"
+        raise NoSliceError(path, "it is a mosaic of slices in one picture", remedy)
+    is_coloured = (
+        text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+    )  # its values are no intensities
+    if is_coloured or (number(header, "SamplesPerPixel", path) or 1) > 1:
+        raise NoSliceError(path, "it is a colour picture")
     return "image"
 
 
@@ -179,6 +207,7 @@ def _series(header: Dataset, path: Path, kind: Kind) -> Series:
         series_uid=text(header, "SeriesInstanceUID"),
         study_uid=text(header, "StudyInstanceUID"),
         patient_id=text(header, "PatientID"),
+        patient_issuer=text(header, "IssuerOfPatientID"),
         modality=text(header, "Modality").upper(),
         description=text(header, "SeriesDescription") or text(header, "ProtocolName"),
         sop_class_uid=text(header, "SOPClassUID"),

@@ -28,7 +28,7 @@ from medseg_core.imaging.dicom.placement import (
     to_index,
 )
 from medseg_core.imaging.dicom.scan import Series
-from medseg_core.imaging.dicom.segments import Code, Segment
+from medseg_core.imaging.dicom.segments import Code, Segment, Wanted, everything
 from medseg_core.types import Geometry
 
 _HALF = 0.5  # a fractional voxel belongs to its segment from here on
@@ -43,9 +43,9 @@ class _Placed:
 
 
 def read_segmentation(
-    path: Path, reference: Geometry, *, drawn_on: Series | None = None
+    path: Path, reference: Geometry, *, drawn_on: Series | None = None, wanted: Wanted = everything
 ) -> tuple[Segment, ...]:
-    """The segments of a SEG in the order of their numbers, on the grid of `reference`, without a background.
+    """The segments of a SEG that are wanted, by their numbers, on the grid of `reference`, without a background.
 
     On a flat `reference`, an X-ray's, masks are flat, and size alone says whether pixels are the image's.
     A fractional segment is its mask from one half on. The file must be a drawing of `drawn_on`, if given.
@@ -64,20 +64,26 @@ def read_segmentation(
         raise SegmentationError(path, f"its frames show {len(strange)} segment(s) that it does not describe")
     is_flat = len(reference.shape) == 2
     shape = (*reference.shape, 1) if is_flat else reference.shape
-    if len(described) * np.prod(shape, dtype=float) > MAX_MASK_BYTES:
-        raise SegmentationError(path, f"its {len(described)} segments are more than can be held at this size")
-    masks = {number: np.zeros(shape[::-1], bool) for number in described}  # (k, j, i)
+    asked = {
+        n: one
+        for n, one in described.items()
+        if wanted(text(one, "SegmentLabel"), code.meaning if (code := _code(one, "Type", path)) else "")
+    }
+    if len(asked) * np.prod(shape, dtype=float) > MAX_MASK_BYTES:
+        raise SegmentationError(path, f"its {len(asked)} segments are more than can be held at this size")
+    masks = {number: np.zeros(shape[::-1], bool) for number in asked}  # (k, j, i)
     threshold = _threshold(header, path, kind)
     nothing = {0, int(number(header, "PixelPaddingValue", path) or 0)}  # of a labelmap
     for index, stored in stored_frames(path, len(placed)):
         at = placed[index]
         shown = _by_value(stored, nothing) if at.segment is None else {at.segment: stored >= threshold}
         for segment, mask in shown.items():
-            if segment not in masks:
+            if segment not in described:
                 raise SegmentationError(
                     path, f"its pixels show segment {segment}, which it does not describe"
                 )
-            masks[segment][at.k] = mask
+            if segment in masks:
+                masks[segment][at.k] = mask
     return tuple(
         Segment(
             n,
@@ -86,7 +92,7 @@ def read_segmentation(
             _code(one, "Category", path),
             _code(one, "Type", path),
         )
-        for n, one in described.items()
+        for n, one in asked.items()
     )
 
 

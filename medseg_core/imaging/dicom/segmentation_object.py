@@ -15,7 +15,8 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from medseg_core.imaging.dicom.result_facts import NOTICE, Maker, Meaning
+from medseg_core.imaging.dicom.frames import is_multi_frame
+from medseg_core.imaging.dicom.result_facts import MAKER, NOTICE, Maker, Meaning
 
 SERIES_NUMBER = 9001  # behind those of a scanner
 
@@ -40,7 +41,7 @@ def segmentation_of(
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(prefix=None),
             instance_number=1,
-            manufacturer="medseg",
+            manufacturer=MAKER,
             manufacturer_model_name=maker.task,
             software_versions=maker.version,
             device_serial_number=maker.weights_sha256,
@@ -49,9 +50,8 @@ def segmentation_of(
             content_label="SEGMENTATION",
             content_description=NOTICE,
         )
-    if (
-        "FrameOfReferenceUID" not in segmentation
-    ):  # a projection: DICOM wants its orientation in words, or blank
+    if "ImageOrientationPatient" not in sources[0] and not is_multi_frame(sources[0]):
+        # a projection: DICOM wants its orientation in words, or blank
         segmentation.PatientOrientation = sources[0].get("PatientOrientation")
     return segmentation
 

@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 
 from medseg_core.config import Channel, SeriesRules, Task
 from medseg_core.imaging.dicom.scan import Series
-from medseg_core.imaging.dicom.segments import Segment
 
 MODALITIES = {"CT": ("CT",), "MR": ("MR",), "PET": ("PT",), "XR": ("CR", "DX", "MG"), "US": (), "fundus": ()}
 _LOCALISER = re.compile(r"(locali[sz]er|scout|survey|topogram|3[ -_]?plane|(?<![a-z])loc(?![a-z]))")
@@ -46,13 +45,13 @@ def choose_series(series: Sequence[Series], channel: Channel) -> Choice:
     )
 
 
-def label_of(segment: Segment, task: Task) -> int | None:
+def label_of(name: str, meaning: str, task: Task) -> int | None:
     """The class of a segment, 1.. in the order of `task.labels`; None where the task does not ask for it.
 
     Its name, or the meaning of its code, is compared with the patterns of `[task] segments`; of a label that has
     none there, with the label's own name. Of several labels the first counts.
     """
-    names = [segment.name, *([segment.type.meaning] if segment.type else [])]
+    names = [name, *([meaning] if meaning else [])]
     patterns = [(task.segments or {}).get(label, (label,)) for label in task.labels]
     fitting = (
         n for n, of_label in enumerate(patterns, start=1) if any(_fits(name, of_label) for name in names)

@@ -5,12 +5,19 @@ MONOCHROME1 is turned. CT, MR and PET are never turned: there the photometric in
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from medseg_core.dicom_errors import DicomError, DicomHeaderError, UnsupportedDicomError
+from medseg_core.dicom_errors import (
+    DicomError,
+    DicomHeaderError,
+    MixedSeriesError,
+    TooLargeDicomError,
+    UnsupportedDicomError,
+)
 from medseg_core.imaging.dicom.frames import Frame, frames_of
 from medseg_core.imaging.dicom.grid import grid_of
 from medseg_core.imaging.dicom.headers import read_header, text
@@ -51,7 +58,13 @@ def read_series(series: Series) -> Volume:
     """The image as float32 `(1, i, j[, k])`, LPS mm, with `k` rising along the normal. Raises DicomError leaves."""
     geometry, frames = _ordered(series)
     factor = uptake_factor(series.files, str(series)) if series.modality == "PT" else 1.0
-    voxels = np.empty((len(frames), frames[0].rows, frames[0].columns), np.float32)  # (k, j, i)
+    shape = len(frames), frames[0].rows, frames[0].columns
+    try:
+        voxels = np.empty(shape, np.float32)  # (k, j, i)
+    except MemoryError:
+        raise TooLargeDicomError(
+            str(series), f"its {prod(shape) >> 28} GiB do not fit into the memory of this machine"
+        ) from None
     for k, stored in read_frames(frames):
         voxels[k] = _values(stored, frames[k], series, factor)
     if not np.isfinite(voxels).all():
@@ -66,14 +79,18 @@ def _ordered(series: Series) -> tuple[Geometry, tuple[Frame, ...]]:
     if not series.files:
         raise DicomError(where, "it has no files", "Name the files of a series")
     frames: list[Frame] = []
+    spaces: set[str] = set()
     for path in series.files:
         header = read_header(path)
         if text(header, "SeriesInstanceUID") != series.series_uid:
             raise DicomError(path, "it is of another series than when it was found", "Scan the folder again")
         _require_plain(header, path)
+        spaces.add(text(header, "FrameOfReferenceUID"))
         frames += frames_of(header, path)
     if series.modality in XRAY:
         return _projection(frames, where)
+    if len(spaces) > 1:  # positions in one say nothing of positions in another
+        raise MixedSeriesError(where, "frame of reference", ("one", "another"))
     return grid_of(frames, where)
 
 

@@ -20,18 +20,20 @@ from medseg_core.imaging.dicom.placement import (
     to_index,
 )
 from medseg_core.imaging.dicom.scan import Series
-from medseg_core.imaging.dicom.segments import Segment
+from medseg_core.imaging.dicom.segments import Segment, Wanted, everything
 from medseg_core.types import Geometry
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # others are points and lines, which hold no voxel
+_CORNERS = 3  # of a polygon; planning systems leave scraps of one or two points, which hold no voxel either
 
 
 def read_structures(
-    path: Path, reference: Geometry, *, drawn_on: Series | None = None
+    path: Path, reference: Geometry, *, drawn_on: Series | None = None, wanted: Wanted = everything
 ) -> tuple[Segment, ...]:
-    """The structures of an RTSTRUCT in its order, on the grid of `reference`; those without contours are empty.
+    """The structures of an RTSTRUCT that are wanted, in its order; those without contours are empty, and not lost.
 
-    The file must be a drawing of `drawn_on`, if given. Raises DicomError leaves.
+    They lie on the grid of `reference`. The file must be a drawing of `drawn_on`, if given; contours of what is not
+    wanted, such as a couch beyond the image, are not looked at. Raises DicomError leaves.
     """
     require_volume(reference, path)
     header = read_header(path)
@@ -39,17 +41,33 @@ def read_structures(
         raise SegmentationError(path, "it is no set of structures (RTSTRUCT)")
     require_drawn_on(header, path, drawn_on)
     names = _names(header, path)
-    if len(names) * np.prod(reference.shape, dtype=float) > MAX_MASK_BYTES:
-        raise SegmentationError(path, f"its {len(names)} structures are more than can be held at this size")
-    masks = {n: np.zeros(reference.shape[::-1], bool) for n in names}  # (k, j, i)
+    asked = {n: name for n, name in names.items() if wanted(name, "")}
+    if len(asked) * np.prod(reference.shape, dtype=float) > MAX_MASK_BYTES:
+        raise SegmentationError(path, f"its {len(asked)} structures are more than can be held at this size")
+    masks = {n: np.zeros(reference.shape[::-1], bool) for n in asked}  # (k, j, i)
+    contoured: set[int] = set()
     for one in items(header, "ROIContourSequence", path):
         n = _number(one, "ReferencedROINumber", path)
-        if n not in masks:
+        if n not in names:
             raise SegmentationError(path, "it has contours of a structure that it does not name")
-        for contour in items(one, "ContourSequence", path):
-            if text(contour, "ContourGeometricType").upper() in _CLOSED:
-                _fill(masks[n], _points_mm(contour, path), reference, path)
-    return tuple(Segment(n, name, masks[n].T) for n, name in names.items())
+        if n in masks:
+            _draw(one, masks[n], reference, path)
+            contoured |= {n} if items(one, "ContourSequence", path) else set()
+    return tuple(
+        Segment(n, name, masks[n].T, is_lost=n in contoured and not masks[n].any())
+        for n, name in asked.items()
+    )
+
+
+def _draw(structure: Dataset, mask: npt.NDArray[np.bool_], reference: Geometry, path: Path) -> None:
+    """Fill the contours of a structure; one that is repeated counts once."""
+    drawn: set[bytes] = set()
+    for contour in items(structure, "ContourSequence", path):
+        if text(contour, "ContourGeometricType").upper() in _CLOSED:
+            points = _points_mm(contour, path)
+            if len(points) >= _CORNERS and (same := points.tobytes()) not in drawn:
+                drawn.add(same)
+                _fill(mask, points, reference, path)
 
 
 def _names(header: Dataset, path: Path) -> dict[int, str]:
@@ -79,7 +97,7 @@ def _points_mm(contour: Dataset, path: Path) -> npt.NDArray[np.float64]:
         value = stored.value if stored is not None else b""
         words = value.split(b"\\") if isinstance(value, bytes) else [*(value or ())]
         numbers = np.asarray(words if any(words) else [], np.float64)
-    if numbers.size < 9 or numbers.size % 3 or not np.isfinite(numbers).all():
+    if not numbers.size or numbers.size % 3 or not np.isfinite(numbers).all():
         raise SegmentationError(path, "one of its contours is no polygon")
     claimed = number(contour, "NumberOfContourPoints", path)
     if claimed is not None and claimed * 3 != numbers.size:

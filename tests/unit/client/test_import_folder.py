@@ -152,11 +152,11 @@ def test_who_is_who_is_kept_apart_and_grows(tmp_path: Path) -> None:
     for number, patient in ((1, "Ä 7"), (2, "8"), (1, "Ä 7")):
         record = PrivateRecord(tmp_path / "import")
         record.name(name(number), patient="p", patient_id=patient, study="1.2", series=["1.3", "1.4"])
-        record.leave_out("/scans/x.dcm", "is no DICOM")
+        record.leave_out_file(Path("/scans/x.dcm"), "is no DICOM")
         record.write()
     assert (tmp_path / "import").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "import/names.csv").read_text("utf-8").splitlines()[1:] == [
         f"{name(1)},Ä 7,1.2,1.3 1.4,p",
         f"{name(2)},8,1.2,1.3 1.4,p",
     ]
-    assert (tmp_path / "import/left_out.csv").read_text().splitlines()[1:] == ["/scans/x.dcm,is no DICOM"]
+    assert (tmp_path / "import/left_out.csv").read_text().splitlines()[1:] == ["/scans/x.dcm,,,is no DICOM,"]

@@ -1,6 +1,7 @@
 """Folders of DICOM become cases: each whole or refused with a reason, and nothing in them says whose they are."""
 
 import gzip
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Outcome, caller
+from dicom_files import only_series
 from dicom_studies import make_importing_site, make_study
 from pydicom.dataset import Dataset
 
@@ -15,7 +17,11 @@ from medseg_client.machine_check import check_data
 from medseg_client.site_folder import SiteFolder
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.config import Experiment, read_experiment
+from medseg_core.imaging.dicom.result_facts import Maker, Meaning
+from medseg_core.imaging.dicom.results import Found, write_results
+from medseg_core.imaging.dicom.series import read_series
 from medseg_core.imaging.io import read_image, read_label
+from medseg_core.imaging.measurements import measure
 
 
 @pytest.fixture
@@ -54,6 +60,7 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
     outcome = run(tmp_path / "scans")
     assert outcome.code == 0, outcome.err
     assert "4 cases imported" in outcome.out
+    assert "to train on them" not in outcome.out
     (finding,) = check_data(site, [experiment(tmp_path)])
     assert (finding.state, finding.text) == ("ok", "4 cases, 0 warnings")
     case = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases[0]
@@ -65,6 +72,20 @@ def test_a_folder_becomes_cases_that_check_and_training_take_as_they_are(
         "sex": "F",
         "age_group": "60-69",
     }
+
+
+def test_a_site_that_trains_on_other_images_is_told_which_line_to_write(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    changed = site.settings.model_copy(update={"data": Path("images")})
+    (site.root / "site.toml").write_text(changed.to_toml())
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans")
+    line = re.search(r"to train on them: (data = .*) in (.*)\n", outcome.out)
+    assert line is not None
+    written = (site.root / "site.toml").read_text().replace('data = "images"', line[1])
+    Path(line[2]).write_text(written)
+    assert site.settings.data == tmp_path / "out"
 
 
 def test_image_and_label_lie_where_the_scanner_and_the_reader_put_them(
@@ -121,12 +142,23 @@ def two_squares(made: Dataset) -> None:
         made.StructureSetROISequence.append(again)
 
 
+def points_only(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        for contour in made.ROIContourSequence[0].ContourSequence:
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "POINT", 1
+            contour.ContourData = contour.ContourData[:3]
+
+
 FAULTS: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "uneven slices": (drop_slice, "not evenly spaced"),
     "another name": (rename_structure, "none of the 1 segments drawn on its images is a label of the task"),
     "a contour between slices": (move_contour, "one of its contours does not lie in a slice"),
     "an empty image": (same_pixels, "channel t1 is 0 everywhere"),
     "one label twice": (two_squares, "two segments on its images are the label square"),
+    "points only": (
+        points_only,
+        "the label square is drawn, and its contours hold no voxel: they are points",
+    ),
     "no patient": (lambda made: setattr(made, "PatientID", ""), "its headers have no patient ID"),
 }
 
@@ -154,7 +186,131 @@ def test_a_faulty_study_is_left_out_whole_with_its_reason_and_the_others_are_the
         1,
         2,
     ]
-    assert ".543.2.1," in (site.root / "import/left_out.csv").read_text()
+    record = (site.root / "import/left_out.csv").read_text()
+    assert re.search(r'\.543\.2\.1,(P2)?,1\.2\.[0-9.]*\.543\.2,"?case-', record)
+    assert ("Planned^Boost" in record) == (alter is rename_structure)
+    assert f"{site.root / 'import/left_out.csv'} which patients and series they are" in outcome.err
+
+
+def test_refusals_that_are_alike_are_told_once(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    for number in range(1, 13):
+        make_study(tmp_path / f"scans/{number}", number, alter=rename_structure)
+    make_study(tmp_path / "scans/13", 13, alter=drop_slice)
+    outcome = run(tmp_path / "scans")
+    assert sorted(re.findall(r"(?m)^case-\w+( and \d+ more)?: ", outcome.err)) == ["", " and 11 more"]
+    assert "13 left out with a fault, 0 imported" in outcome.err
+
+
+def test_a_hospital_names_its_segments_in_a_copy_of_the_experiment(
+    run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path
+) -> None:
+    asked = experiment(tmp_path)
+    for number in (1, 2, 3):
+        make_study(tmp_path / "scans", number, alter=rename_structure)
+    copy = (tmp_path / "experiment.toml").read_text()
+    copy = copy.replace("[[task", 'segments = { square = ["planned*"] }\n[[task', 1)
+    (tmp_path / "experiment.toml").write_text(copy)
+    assert run(tmp_path / "scans").code == 0
+    (finding,) = check_data(site, [asked])
+    assert (finding.state, finding.text) == ("ok", "3 cases, 0 warnings")
+
+
+def what_results_repeat(made: Dataset) -> None:
+    for keyword in ("StudyID", "StudyTime", "ReferringPhysicianName", "PatientBirthDate"):
+        setattr(made, keyword, "")
+    made.InstanceNumber = 1
+
+
+def test_what_a_model_drew_is_no_truth(run: Callable[..., Outcome], site: SiteFolder, tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_study(tmp_path / f"scans/{number}", number, alter=what_results_repeat)
+        series = only_series(tmp_path / f"scans/{number}")
+        drawn = np.zeros((24, 24, 4), np.uint8)
+        drawn[2:4, 2:4, 1] = 1
+        measured = measure(drawn, read_series(series).geometry, {"square": 1})
+        found = Found(drawn, (Meaning("square"),), measured)
+        write_results(tmp_path / f"scans/{number}", series, found, Maker("squares", "run", "0" * 64, "0.1.0"))
+    next((tmp_path / "scans/2").glob("2.2.1.dcm")).unlink()
+    outcome = run(tmp_path / "scans")
+    assert "1 left out with a fault, 1 imported" in outcome.err
+    assert "there is no DICOM SEG or RTSTRUCT of its images" in outcome.err
+    (case,) = read_cohort(tmp_path / "out", experiment(tmp_path).task).cases
+    assert case.label is not None
+    assert read_label(case.label, spatial_dims=3, case_id="x").voxels.sum() == 10 * 10 * 2
+    assert (site.root / "import/left_out.csv").read_text().count("a model of medseg drew it") == 2
+
+
+def test_a_source_that_is_none_is_told_by_its_place(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    outcome = run(tmp_path / "scans", tmp_path / "nowhere")
+    assert (outcome.code, "source 2 is neither a folder nor a query" in outcome.err) == (1, True)
+
+
+def keep_every_second_contour(made: Dataset) -> None:
+    if made.Modality == "RTSTRUCT":
+        drawn = made.ROIContourSequence[0]
+        drawn.ContourSequence = drawn.ContourSequence[::2]
+
+
+def study_by(folder: Path, number: int, issuer: str) -> None:
+    """A study of patient 17, whose number `issuer` gave; "" tells none."""
+    told = {"IssuerOfPatientID": issuer} if issuer else {}
+    make_study(folder, number, patient="17", alter=lambda made: made.update(told))
+
+
+def patients(root: Path) -> list[str]:
+    cases = read_cohort(root / "out", experiment(root).task).cases
+    return [case.patient_id for case in cases]
+
+
+def test_a_patient_whose_issuer_only_some_studies_tell_is_one_whenever_they_come(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    seen = []
+    for number, issuer in enumerate(("", "NORTH", ""), start=1):
+        study_by(tmp_path / f"scans/{number}", number, issuer)
+        outcome = run(tmp_path / "scans")
+        assert (outcome.code, "warning" in outcome.err) == (0, False)
+        seen += patients(tmp_path)
+    assert len(seen) == 1 + 2 + 3
+    assert len(set(seen)) == 1
+
+
+def test_a_number_that_two_issuers_gave_is_one_patient_and_is_told(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    for number, issuer in enumerate(("NORTH", "SOUTH", ""), start=1):
+        study_by(tmp_path / f"scans/{number}", number, issuer)
+    outcome = run(tmp_path / "scans")
+    assert outcome.code == 0
+    assert "warning: 1 patient ID(s) were given by several issuers. Each counts as one patient" in outcome.err
+    assert "export different people with different patient IDs" in outcome.err
+    assert "NORTH" not in outcome.err
+    assert len(set(patients(tmp_path))) == 1
+
+
+def test_a_number_in_another_alphabet_than_is_told_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    scans = make_study(
+        tmp_path / "scans",
+        1,
+        patient="PXX1",
+        alter=lambda made: setattr(made, "SpecificCharacterSet", "ISO_IR 192"),
+    )
+    for path in scans.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"PXX1", b"P\xc4\xd61"))  # Latin-1
+
+    assert "its headers have no patient ID that can be read" in run(scans).err
+
+
+def test_a_label_that_leaves_out_every_second_slice_is_refused(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    make_study(tmp_path / "scans", 1, n_slices=8, alter=keep_every_second_contour)
+    outcome = run(tmp_path / "scans")
+
+    assert "the label square is drawn in one of every 2 slices and in none between" in outcome.err
 
 
 def test_a_study_that_was_mended_comes_in_and_one_that_broke_goes(
@@ -186,6 +342,15 @@ def test_a_repeated_import_changes_nothing_and_a_later_one_adds(
     assert len(read_cohort(tmp_path / "out", experiment(tmp_path).task).cases) == 2
     run(tmp_path / "more", tmp_path / "scans")
     assert files(tmp_path / "out") == added
+
+
+def test_a_damaged_file_that_may_be_a_slice_is_told(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    make_study(tmp_path / "scans", 1)
+    (tmp_path / "scans/notes.txt").write_text("for Dr. Example")
+    (tmp_path / "scans/last.dcm").touch()
+    outcome = run(tmp_path / "scans")
+    assert "2 files and series are not used" in outcome.out
+    assert "warning: 1 of them may be slices, which their series then lack. Copy or" in outcome.err
 
 
 def as_ct(made: Dataset) -> None:
@@ -316,7 +481,7 @@ def test_no_identifier_stands_in_any_file_or_message(
     (source / f"{PLANTED}.txt").write_text(PLANTED)
     (source / f"{PLANTED}.dcm").write_bytes(b"\0" * 128 + b"DICM" + PLANTED.encode() * 9)
     outcome = run(source)
-    assert "6 left out with a fault, 1 imported" in outcome.err, outcome.err
+    assert "7 left out with a fault, 1 imported" in outcome.err, outcome.err
     found = files(tmp_path / "out")
     found |= {
         f"{name} unpacked": gzip.decompress(data) for name, data in found.items() if name.endswith(".gz")

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from command_line import Outcome, caller
+from enrolment import make_site
 from site_with_model import SURE, UNSURE, make_site_with_model, scope_of
 from written_series import OBLIQUE, write_series
 
@@ -166,7 +167,8 @@ def test_a_model_of_an_earlier_release_says_that_it_has_no_threshold(tmp_path: P
     site, series = site_of(tmp_path, None), scanned(tmp_path)
     told = call("predict", site, "--image", series, "--out", tmp_path / "out")
     assert told.code == 0
-    assert "this model has no threshold of uncertainty: no case is flagged" in told.err
+    assert "no threshold of uncertainty: it came without figures of its validation cases" in told.err
+    assert "no ranges of spacing and intensity: it came without figures of its training cases" in told.err
     assert "(no threshold: the model has none)" in told.out
     assert predicted(tmp_path / "out/ct")["uncertainty"]["threshold"] is None
 
@@ -191,13 +193,138 @@ def test_a_folder_of_two_series_of_the_modality_is_refused(tmp_path: Path, call:
     assert "it holds 2 series of images that fit channel ct where one is needed" in told.err
 
 
-def test_results_are_never_replaced(tmp_path: Path, call: Predict) -> None:
+def test_a_model_of_few_validation_cases_says_how_many_and_what_follows(
+    tmp_path: Path, call: Predict
+) -> None:
+    site, series = site_of(tmp_path, scope_of(Moments(n=3, mean=0.1, sd=0.1))), scanned(tmp_path)
+    told = call("predict", site, "--image", series, "--out", tmp_path / "out")
+    assert told.code == 0
+    assert told.err == (
+        "This model has no threshold of uncertainty: it has figures of 3 validation case(s), and fewer than 5 do not "
+        "tell what is usual. No case is flagged, which says nothing about how good a result is: look at every one as "
+        "if it were.\n"
+    )
+
+
+def test_the_same_command_again_computes_nothing_anew(tmp_path: Path, call: Predict) -> None:
     site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
     call("predict", site, "--image", series, "--out", tmp_path / "out")
-    before = (tmp_path / "out/ct/prediction.json").read_bytes()
+    before = contents(tmp_path / "out")
     told = call("predict", site, "--image", series, "--out", tmp_path / "out")
-    assert (told.code, "is there already" in told.err) == (1, True)
-    assert (tmp_path / "out/ct/prediction.json").read_bytes() == before
+    assert (told.code, told.out) == (0, "ct: segmented by an earlier call, and left as it is\n")
+    assert contents(tmp_path / "out") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_of_other_images_or_of_another_model_are_never_replaced(
+    tmp_path: Path, call: Predict
+) -> None:
+    site, series, other = site_of(tmp_path, scope_of()), scanned(tmp_path), scanned(tmp_path / "other")
+    words = ("--out", tmp_path / "out", "--force")
+    call("predict", site, "--image", series, *words)
+    before = contents(tmp_path / "out")
+    document = json.loads((tmp_path / "out/ct/prediction.json").read_text())
+
+    told = call("predict", site, "--image", other, *words)
+    assert (told.code, "ct holds results of another model, or of other images, and is left" in told.err) == (
+        1,
+        True,
+    )
+    assert contents(tmp_path / "out") == before
+
+    document["model"]["weights_sha256"] = "0" * 64
+    (tmp_path / "out/ct/prediction.json").write_text(json.dumps(document))
+    assert "holds results of another model" in call("predict", site, "--image", series, *words).err
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def of_another_patient(path: Path) -> None:
+    made = pydicom.dcmread(path)
+    made.PatientID = "id-18"
+    made.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (cut_short, "it lacks its kind (SOP class)"),
+        (empty, "the file is empty (0 bytes)"),
+        (of_another_patient, "its series has files of another patient or study"),
+    ],
+)
+def test_a_series_whose_last_slice_cannot_be_used_is_refused(
+    tmp_path: Path, call: Predict, damage: Callable[[Path], None], fault: str
+) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
+    last = series / "0009.dcm"
+    whole = last.read_bytes()
+    damage(last)
+    words = ("predict", site, "--image", series, "--out", tmp_path / "out")
+
+    refused = call(*words, "--force")
+
+    assert refused.code == 1
+    assert f"{last}: {fault}: 1 of 9 files cannot be used, and slices may be missing. Copy or" in refused.err
+    assert not (tmp_path / "out/ct").exists()
+    last.write_bytes(whole)
+    assert call(*words).code == 0
+
+
+def test_of_several_cases_each_fault_names_its_own(tmp_path: Path, call: Predict) -> None:
+    site, folders = site_of(tmp_path, scope_of()), [scanned(tmp_path, name) for name in ("a", "b")]
+    for folder in folders:
+        (folder / "0004.dcm").unlink()
+    told = call("predict", site, "--image", folders[0], "--image", folders[1], "--out", tmp_path / "out")
+    assert "2 of 2 cases cannot be used" in told.err
+    for folder in folders:
+        assert f"  {folder}: CT series of 8 file(s): 1 slice(s) are missing: steps of 3, 6 mm." in told.err
+
+
+def test_what_cannot_be_a_slice_does_not_stand_in_the_way(tmp_path: Path, call: Predict) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
+    (series / "README").write_text("Exported for Dr. Example")
+    (series / "._0009.dcm").write_bytes(b"of another computer")
+    (series / "again.dcm").write_bytes((series / "0009.dcm").read_bytes())
+    assert call("predict", site, "--image", series, "--out", tmp_path / "out").code == 0
+
+
+def test_a_folder_that_is_no_result_is_left_alone(tmp_path: Path, call: Predict) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path)
+    (tmp_path / "out/ct").mkdir(parents=True)
+    (tmp_path / "out/ct/mine.txt").write_text("mine")
+    told = call("predict", site, "--image", series, "--out", tmp_path / "out", "--force")
+    assert (told.code, "ct is there already, and is left as it is" in told.err) == (1, True)
+    assert [path.name for path in (tmp_path / "out/ct").iterdir()] == ["mine.txt"]
+
+
+def test_a_held_case_stays_held_until_it_is_asked_for_all_the_same(tmp_path: Path, call: Predict) -> None:
+    site, series = site_of(tmp_path, scope_of()), scanned(tmp_path, "mr", modality="MR")
+    words = ("predict", site, "--image", series, "--out", tmp_path / "out")
+    first, again = call(*words), call(*words)
+    assert (again.code, again.out) == (1, first.out)
+    assert call(*words, "--force").code == 0
+    assert (tmp_path / "out/mr/segmentation.dcm").is_file()
+
+
+def test_a_model_in_a_folder_serves_a_site_that_has_joined_nobody(tmp_path: Path, call: Predict) -> None:
+    models = models_of(make_site_with_model(tmp_path / "joined", scope_of()))
+    site, _ = make_site(tmp_path / "alone")
+    series = scanned(tmp_path)
+    words = ("predict", site.root, "--image", series, "--out", tmp_path / "out")
+    refused = call(*words)
+    assert (refused.code, "or give the folder of a model of your own: --model" in refused.err) == (1, True)
+    assert call(*words, "--model", models.in_use()).code == 0
+    assert (tmp_path / "out/ct/segmentation.dcm").is_file()
 
 
 def test_storing_without_a_pacs_is_refused_before_anything_is_computed(tmp_path: Path, call: Predict) -> None:

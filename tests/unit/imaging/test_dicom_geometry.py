@@ -145,6 +145,7 @@ def test_a_tilted_gantry_is_refused(tmp_path):
     [
         ("PixelSpacing", [0.7, 0.6], "spacing"),
         ("ImageOrientationPatient", list(CORONAL), "orientation"),
+        ("FrameOfReferenceUID", "1.2.3.99", "frame of reference"),
     ],
 )
 def test_a_slice_unlike_the_others_is_told(tmp_path, keyword, value, quantity):

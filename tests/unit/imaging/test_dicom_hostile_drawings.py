@@ -183,10 +183,6 @@ BROKEN_STRUCTURES = {
         contour(ContourData=b"\\".join([b"nan"] * 12)),
         "one of its contours is no polygon",
     ),
-    "a contour of two points": (
-        contour(ContourData=[0] * 6, NumberOfContourPoints=2),
-        "one of its contours is no polygon",
-    ),
     "a contour of ten numbers": (contour(ContourData=[0] * 10), "one of its contours is no polygon"),
     "a contour without points": (contour(ContourData=None), "one of its contours is no polygon"),
     "fewer points than claimed": (

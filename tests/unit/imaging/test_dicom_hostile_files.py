@@ -144,6 +144,10 @@ BROKEN_SLICES = {
         "it claims 65535x65535x1 pixels, more than can be held",
     ),
     "twelve bits allocated": (having(BitsAllocated=12), "bytes of pixels where its header claims 30"),
+    "values above unused bits": (
+        having(BitsStored=12, HighBit=15),
+        "its HighBit is 15 where BitsStored is 12",
+    ),
     "NaN spacing": (having(PixelSpacing=b"nan\\0.5 "), "its PixelSpacing is NaN or infinite"),
     "infinite spacing": (having(PixelSpacing=b"inf\\0.5 "), "its PixelSpacing is NaN or infinite"),
     "negative spacing": (having(PixelSpacing=[-0.7, 0.5]), "its PixelSpacing is -0.7 x 0.5 mm"),
@@ -151,6 +155,14 @@ BROKEN_SLICES = {
     "three spacings": (having(PixelSpacing=[1, 1, 1]), r"its PixelSpacing has 3 number\(s\) where 2 belong"),
     "words for spacing": (having(PixelSpacing=b"one\\two "), "its PixelSpacing is not a number"),
     "no spacing": (having(PixelSpacing=None), "its PixelSpacing is missing"),
+    "spacing of no microscope": (
+        having(PixelSpacing=["1e-300", "1e-300"]),
+        "its PixelSpacing is 1e-300 x 1e-300 mm",
+    ),
+    "a position beyond the earth": (
+        having(ImagePositionPatient=["1e300", "0", "0"]),
+        "its ImagePositionPatient is more than a kilometre away",
+    ),
     "no position": (having(ImagePositionPatient=None), "its ImagePositionPatient is missing"),
     "NaN position": (
         having(ImagePositionPatient=b"nan\\0\\0 "),
@@ -302,6 +314,18 @@ def test_a_broken_enhanced_file_is_refused(tmp_path, spoil, fault):
     with pytest.raises(DicomError) as refusal:
         read_series(only_series(tmp_path))
     assert_sentence(refusal.value, fault)
+
+
+def test_an_image_larger_than_memory_is_refused(tmp_path, monkeypatch):
+    series = only_series(write_series(tmp_path, 2))
+
+    def allocate(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr("medseg_core.imaging.dicom.series.np.empty", allocate)
+    with pytest.raises(DicomError) as refusal:
+        read_series(series)
+    assert_sentence(refusal.value, "its 0 GiB do not fit into the memory of this machine")
 
 
 def test_a_file_that_changed_since_it_was_found_is_refused(tmp_path):

@@ -118,6 +118,81 @@ def test_every_image_of_the_series_is_named(tmp_path: Path) -> None:
     assert all(uid in texts(report) for uid in uids)
 
 
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (None, "Doe^Jane"),
+        ("ISO_IR 100", "Müller^Jürgen"),
+        ("ISO_IR 144", "Иванов^Иван"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_names_keep_their_letters_beside_those_of_the_task(
+    tmp_path: Path, charset: str | list[str] | None, name: str
+) -> None:
+    way = {} if charset is None else {"SpecificCharacterSet": charset}
+    (tmp_path / "series").mkdir()
+    write_series(tmp_path / "series", np.zeros(SHAPE, np.int16), PatientName=name, **way)
+    (series,) = scan(tmp_path / "series").series
+    measured = measure(labels(), read_series(series).geometry, {"Schädel": 1})
+    found = Found((labels() == 1).astype(np.uint8), [Meaning("Schädel")], measured)
+    paths = write_results(tmp_path, series, found, MAKER)
+
+    segmentation, report = map(pydicom.dcmread, paths)
+    assert segmentation.SegmentSequence[0].SegmentLabel == "Schädel"
+    assert segmentation.PatientName == report.PatientName == name
+    assert not [fault for path in paths for fault in faults_by_dciodvfy(path)]
+
+
+def test_nonsense_about_the_patient_is_blank_and_free_text_stays_behind(tmp_path: Path) -> None:
+    told = {"PatientBirthDate": "unknown", "PatientSex": "W", "StudyDate": "2020.1", "StudyTime": "25"}
+    with disable_value_validation():
+        written(tmp_path, PatientComments="seen by Dr. Who", **told)
+
+    for name in ("segmentation.dcm", "report.dcm"):
+        result = pydicom.dcmread(tmp_path / name)
+        assert not any(result.get(keyword) for keyword in told)
+        assert "Who" not in texts(result)
+
+
+INVALID_NAMES = {
+    "overlong": {"PatientName": f"{'Doe' * 30}^Jane", "PatientID": "9" * 70},
+    "malformed": {"PatientName": "a^b^c^d^e^f^g", "AccessionNumber": "A" * 20},
+}
+
+
+@pytest.mark.parametrize("told", INVALID_NAMES.values(), ids=INVALID_NAMES)
+def test_invalid_names_and_numbers_are_repeated_as_the_images_have_them(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    with disable_value_validation():
+        written(tmp_path, **told)
+
+        for name in ("segmentation.dcm", "report.dcm"):
+            result = pydicom.dcmread(tmp_path / name)
+            assert {keyword: str(result[keyword].value) for keyword in told} == told
+            faults = faults_by_dciodvfy(tmp_path / name)[:-1]  # the last says that there are others
+            assert all(any(value in fault for value in told.values()) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "told", [{"StudyDescription": "x" * 80}, {"StudyDescription": "x\\y"}, {"PatientAge": "45"}]
+)
+def test_what_a_result_may_go_without_is_repeated_only_where_it_is_valid(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    valid = {"StudyDescription": "abdomen", "PatientAge": "045Y"}
+    with disable_value_validation():
+        written(tmp_path, **valid | told)
+
+    result = pydicom.dcmread(tmp_path / "segmentation.dcm")
+    assert {key: result[key].value for key in valid if key in result} == {
+        key: value for key, value in valid.items() if key not in told
+    }
+    assert faults_by_dciodvfy(tmp_path / "segmentation.dcm") == []
+    assert faults_by_dciodvfy(tmp_path / "report.dcm") == []
+
+
 def test_the_model_and_the_notice_stand_in_both(tmp_path: Path) -> None:
     written(tmp_path, remark="uncertain")
     for name in ("segmentation.dcm", "report.dcm"):
@@ -172,9 +247,13 @@ def test_frames_of_one_file_are_matched_in_whatever_order_they_stand(tmp_path: P
     assert [faults_by_dciodvfy(path) for path in paths] == [[], []]
 
 
-def test_an_x_ray_gets_a_segmentation_of_one_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frame_of_reference", [None, "1.2.3.9"])
+def test_an_x_ray_gets_a_segmentation_of_one_frame(tmp_path: Path, frame_of_reference: str | None) -> None:
     image = make_slice(
-        ImagePositionPatient=None, ImageOrientationPatient=None, FrameOfReferenceUID=None, Modality="CR"
+        ImagePositionPatient=None,
+        ImageOrientationPatient=None,
+        FrameOfReferenceUID=frame_of_reference,
+        Modality="CR",
     )
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     save(image, tmp_path / "series/one.dcm")

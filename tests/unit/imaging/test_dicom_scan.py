@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 from dicom_files import change, make_enhanced, make_slice, make_structures, save, write_series
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import MediaStorageDirectoryStorage, SecondaryCaptureImageStorage
 
 from medseg_core.dicom_errors import NotDicomError
 from medseg_core.imaging.dicom.scan import scan
@@ -81,12 +81,13 @@ def test_a_second_copy_of_an_object_is_left_out(tmp_path):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "it is a localiser"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "it is a mosaic of slices in one picture"),
         ({"SamplesPerPixel": 3}, "it is a colour picture"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "it is a colour picture"),
         (
             {"SOPClassUID": SecondaryCaptureImageStorage},
             "it is of the kind Secondary Capture Image Storage, which is not read",
         ),
         ({"SOPClassUID": "1.9.9"}, "it is of a private or unknown kind, which is not read"),
-        ({"SOPClassUID": None}, "it holds no image (such as DICOMDIR)"),
+        ({"SOPClassUID": None}, "it lacks its kind (SOP class)"),
         ({"SeriesInstanceUID": None}, "it lacks the UID of its series or its own"),
         ({"SOPInstanceUID": None}, "it lacks the UID of its series or its own"),
     ],
@@ -95,6 +96,24 @@ def test_what_is_no_slice_is_left_out(tmp_path, attributes, reason):
     save(make_slice(0, **attributes), tmp_path / "a.dcm")
 
     assert reasons(tmp_path) == [("a.dcm", reason)]
+
+
+def test_files_that_may_be_slices_are_told_from_what_is_none(tmp_path):
+    write_series(tmp_path, 2)
+    for name, data in {"a.dcm": b"x" * 200, "B.DCM": b"", "notes.txt": b"hello", ".dcm": b"hidden"}.items():
+        (tmp_path / name).write_bytes(data)
+    cut_short = save(make_slice(2), tmp_path / "c.dcm")
+    cut_short.write_bytes(cut_short.read_bytes()[:300])
+    save(make_slice(3, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "e.dcm")
+    save(make_slice(4, StudyInstanceUID="9.9"), tmp_path / "x.dcm")
+    save(make_slice(0), tmp_path / "y.dcm")
+    index = make_slice(5, SOPClassUID=None)
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    save(index, tmp_path / "DICOMDIR")
+    found = scan(tmp_path)
+
+    assert [one.path.name for one in found.lost] == ["B.DCM", "a.dcm", "c.dcm", "x.dcm"]
+    assert len(found.left_out) == 9
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])

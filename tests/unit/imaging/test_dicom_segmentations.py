@@ -24,7 +24,8 @@ N = 4
 
 def write_segmentation(folder, masks, kind, **options):
     """A SEG of masks `(k, row, column, segment)` on a series of four slices; returns the image's grid and the file."""
-    series = only_series(write_series(folder / "image", N))
+    pixels = np.zeros(masks.shape[1:3], np.int16)
+    series = only_series(write_series(folder / "image", N, pixels=pixels))
     order = {one.sop_instance_uid: k for k, one in enumerate(read_slices(series).references)}
     sources = sorted((dcmread(path) for path in series.files), key=lambda made: order[made.SOPInstanceUID])
     blank = dict.fromkeys(
@@ -71,6 +72,14 @@ def test_binary_segments_that_overlap_keep_their_masks(tmp_path, is_sparse):
     assert_masks(read_segmentation(path, grid), masks)
 
 
+@pytest.mark.parametrize("size", [(7, 9), (3, 5)])  # frames of 63 and of 15 bits
+def test_binary_frames_that_begin_within_a_byte_keep_their_pixels(tmp_path, size):
+    masks = np.random.default_rng(0).integers(0, 2, (N, *size, 2), np.uint8)
+    grid, path = write_segmentation(tmp_path, masks, "BINARY")
+
+    assert_masks(read_segmentation(path, grid), masks)
+
+
 def test_segments_have_names_and_codes(tmp_path):
     grid, path = write_segmentation(tmp_path, masks_of_two(), "BINARY")
     liver, lesion = read_segmentation(path, grid)
@@ -78,6 +87,17 @@ def test_segments_have_names_and_codes(tmp_path):
     assert (liver.name, lesion.name) == ("Liver", "lesion")
     assert (liver.type.value, liver.type.scheme, liver.type.meaning) == ("10200004", "SCT", "Liver")
     assert "Liver" not in repr(liver)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_only_segments_that_are_wanted_are_read(tmp_path, kind):
+    masks = masks_of_two()
+    masks[..., 0] &= 1 - masks[..., 1]
+    drawn = masks if kind == "BINARY" else masks[..., 0] + 2 * masks[..., 1]
+    grid, path = write_segmentation(tmp_path, drawn, kind)
+    (lesion,) = read_segmentation(path, grid, wanted=lambda name, meaning: meaning == "Lesion")
+
+    np.testing.assert_array_equal(lesion.mask, masks[..., 1].astype(bool).T)
 
 
 def test_a_fractional_segment_counts_from_one_half_on(tmp_path):

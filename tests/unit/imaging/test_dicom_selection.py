@@ -1,12 +1,10 @@
 """Rules of the task contract choose series, and name segments; reasons hold no text of a header."""
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from medseg_core.config import Channel, SeriesRules, Task
 from medseg_core.imaging.dicom.scan import Series
-from medseg_core.imaging.dicom.segments import Code, Segment
 from medseg_core.imaging.dicom.selection import choose_series, label_of
 
 
@@ -99,25 +97,20 @@ def make_task(**keys):
     )
 
 
-def segment(name, meaning=None):
-    code = Code("1", "SCT", meaning) if meaning else None
-    return Segment(1, name, np.zeros((1, 1, 1), bool), type=code)
-
-
 @pytest.mark.parametrize(
     ("name", "meaning", "segments", "label"),
     [
-        ("Liver ", None, None, 1),
+        ("Liver ", "", None, 1),
         ("Segment 1", "Liver", None, 1),
-        ("GTV_Mass_CT", None, {"tumour": ["GTV*"]}, 2),
-        ("tumour", None, {"tumour": ["GTV*"]}, None),
-        ("liver", None, {"tumour": ["GTV*"]}, 1),
-        ("liver tumour", None, {"liver": ["*liver*"], "tumour": ["*tumour*"]}, 1),
-        ("spleen", None, None, None),
+        ("GTV_Mass_CT", "", {"tumour": ["GTV*"]}, 2),
+        ("tumour", "", {"tumour": ["GTV*"]}, None),
+        ("liver", "", {"tumour": ["GTV*"]}, 1),
+        ("liver tumour", "", {"liver": ["*liver*"], "tumour": ["*tumour*"]}, 1),
+        ("spleen", "", None, None),
     ],
 )
 def test_a_segment_is_the_label_that_the_task_calls_so(name, meaning, segments, label):
-    assert label_of(segment(name, meaning), make_task(segments=segments)) == label
+    assert label_of(name, meaning, make_task(segments=segments)) == label
 
 
 def test_names_for_a_label_that_is_none_are_a_fault():

@@ -54,6 +54,32 @@ def test_a_contour_within_another_is_a_hole_and_one_within_that_an_island(tmp_pa
     np.testing.assert_array_equal(mask_of(tmp_path, [box(*b) for b in boxes]), expected(*boxes))
 
 
+def drawn_as(*contours):
+    """The structure of contours, each with its kind."""
+    made = make_structures({"liver": [points for _, points in contours]})
+    for one, (kind, _) in zip(made.ROIContourSequence[0].ContourSequence, contours, strict=True):
+        one.ContourGeometricType = kind
+    return made
+
+
+@pytest.mark.parametrize(
+    ("contours", "is_lost"),
+    [
+        ([], False),  # drawn nowhere: there is none
+        ([("POINT", [(11, -19, 33)])], True),
+        ([("OPEN_PLANAR", box(1, 2, 8, 3, 6))], True),
+        ([("CLOSED_PLANAR", [(11, -19, 33), (11.2, -19, 33)])], True),  # a scrap
+        ([("CLOSED_PLANAR", [(11.1, -19, 33), (11.2, -19, 33), (11.2, -18.9, 33)])], True),  # within a voxel
+        ([("POINT", [(11, -19, 33)]), ("CLOSED_PLANAR", box(1, 2, 8, 3, 6))], False),
+    ],
+)
+def test_contours_that_hold_no_voxel_are_told_from_none(tmp_path, contours, is_lost):
+    path = save(drawn_as(*contours), tmp_path / "rs.dcm")
+    (segment,) = read_structures(path, GRID)
+
+    assert segment.is_lost == is_lost
+
+
 def test_the_order_of_contours_does_not_matter(tmp_path):
     boxes = [(1, 3, 8, 3, 6), (1, 1, 10, 1, 8)]
 
@@ -122,6 +148,26 @@ def test_points_and_structures_without_contours_hold_no_voxel(tmp_path):
     assert (marker.name, nothing.name) == ("marker", "nothing")
     assert not marker.mask.any()
     assert not nothing.mask.any()
+
+
+def test_a_contour_that_is_repeated_counts_once(tmp_path):
+    found = mask_of(tmp_path, [box(1, 2, 8, 3, 6), box(1, 2, 8, 3, 6)])
+
+    np.testing.assert_array_equal(found, expected((1, 2, 8, 3, 6)))
+
+
+def test_scraps_of_one_or_two_points_hold_no_voxel(tmp_path):
+    found = mask_of(tmp_path, [box(1, 2, 8, 3, 6), box(1, 2, 8, 3, 6)[:1], box(2, 2, 8, 3, 6)[:2]])
+
+    np.testing.assert_array_equal(found, expected((1, 2, 8, 3, 6)))
+
+
+def test_what_is_not_wanted_may_lie_anywhere(tmp_path):
+    made = make_structures({"Couch": [box(-9, 1, 8, 1, 8)], "liver": [box(1, 3, 5, 3, 5)]})
+    path = save(made, tmp_path / "rs.dcm")
+    (liver,) = read_structures(path, GRID, wanted=lambda name, meaning: name == "liver")
+
+    np.testing.assert_array_equal(liver.mask, expected((1, 3, 5, 3, 5)))
 
 
 def test_structures_that_overlap_keep_their_masks(tmp_path):

@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import change, expected_voxels, items, make_slice, only_series, save, stored, write_series
+from dicom_files import (
+    expected_voxels,
+    items,
+    make_slice,
+    make_xray,
+    only_series,
+    save,
+    stored,
+    write_series,
+)
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
-    DigitalXRayImageStorageForPresentation,
     JPEG2000Lossless,
     JPEGLSLossless,
     MRImageStorage,
@@ -149,16 +157,6 @@ def test_a_published_multi_frame_file_is_as_its_single_slices(name):
 # ---- X-ray -------------------------------------------------------------------------------------------------
 
 
-def make_xray(**attributes):
-    made = make_slice(
-        pixels=stored(0).astype(np.uint16), Modality="DX", SOPClassUID=DigitalXRayImageStorageForPresentation,
-        ImagePositionPatient=None, ImageOrientationPatient=None, BitsStored=12, HighBit=11, RescaleSlope=None,
-        RescaleIntercept=None,
-    )  # fmt: skip
-    made.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    return change(made, **attributes)
-
-
 def test_an_xray_is_flat_and_has_the_spacing_at_the_patient(tmp_path):
     save(make_xray(ImagerPixelSpacing=[0.2, 0.2]), tmp_path / "a.dcm")
     volume = read_series(only_series(tmp_path))
@@ -229,6 +227,30 @@ def test_the_clock_of_the_injection_may_be_of_the_day_before(tmp_path):
     np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("clock", ["1300", "13", "13:00:00", "130000.000000"])
+def test_a_clock_may_be_told_without_minutes_or_with_colons(tmp_path, clock):
+    told = {**TRACER, "RadiopharmaceuticalStartTime": clock, "RadionuclideHalfLife": 7200}
+    del told["RadiopharmaceuticalStartDateTime"]
+    write_pet(tmp_path, told, AcquisitionTime="1500")  # 7200 s after
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-6)
+
+
+def test_an_injection_in_universal_time_is_put_on_the_scanners_clock(tmp_path):
+    told = {**TRACER, "RadiopharmaceuticalStartDateTime": "20200102080000.00+0000"}
+    write_pet(tmp_path, told, TimezoneOffsetFromUTC="+0200")
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("series_time", ["114946", "150000"])  # of the scan; of a series made anew
+def test_decay_runs_to_the_start_of_the_series_unless_it_was_made_later(tmp_path, series_time):
+    is_new = series_time == "150000"
+    write_pet(tmp_path, SeriesTime=series_time, AcquisitionTime="114946" if is_new else "120000")
+
+    np.testing.assert_allclose(voxels_of(tmp_path), expected_voxels(2) * 70_000 / 185e6, rtol=1e-4)
+
+
 def test_uptake_values_stay_as_they_are(tmp_path):
     write_pet(tmp_path, {}, Units="GML", PatientWeight=None)
 
@@ -260,6 +282,8 @@ def test_counts_of_a_philips_scanner_without_a_factor_are_refused(tmp_path):
         (TRACER, {"PatientWeight": None}, "weight is missing"),
         (TRACER, {"PatientWeight": 0}, "weight is missing or makes no sense"),
         ({**TRACER, "RadionuclideTotalDose": 0}, {}, "the injected dose is missing"),
+        ({**TRACER, "RadionuclideTotalDose": 370}, {}, "missing or not in Bq"),
+        ({**TRACER, "RadionuclideHalfLife": 109.77}, {}, "begins 60 half-lives after"),
         ({**TRACER, "RadionuclideHalfLife": 0}, {}, "half-life of the tracer is missing"),
         (TRACER, {"DecayCorrection": "NONE"}, "not corrected for decay"),
         ({**TRACER, "RadiopharmaceuticalStartDateTime": "20210102100000"}, {}, "within the 30 days before"),
