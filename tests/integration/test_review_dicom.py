@@ -16,7 +16,7 @@ from medseg_core.imaging.dicom.scan import scan
 from medseg_core.imaging.dicom.series import read_slices
 from medseg_core.review_errors import PredictionFolderError
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
+DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published sets are not at {DATA}")
 SHAPE = (512, 512, 3)
 
