@@ -15,7 +15,7 @@ Each leaf carries its facts and builds its own message: what, where, got against
 Messages may name paths and cases: they are for the person at this machine and never leave a site.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +98,6 @@ class ExperimentFileError(ConfigError):
         super().__init__(f"{source}: " + "; ".join(faults))
 
 
-class PatchSizeError(ConfigError):
-    """The patch does not survive the network's strides."""
-
-    def __init__(self, patch_size: Sequence[int], multiple: int) -> None:
-        nearest = [max(multiple, round(n / multiple) * multiple) for n in patch_size]
-        if max(nearest) < 2 * multiple:
-            nearest = [2 * multiple] * len(nearest)
-        super().__init__(
-            f"[training] patch_size {list(patch_size)}: the network halves each axis until {multiple} voxels are one, "
-            f"so every entry must be a multiple of {multiple}, and the largest at least {2 * multiple}. "
-            f"Use {nearest}, or fewer [model] channels."
-        )
-
-
-class UnknownPresetError(ConfigError):
-    """No preset has that name."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"there is no preset {name!r}. Known presets: {', '.join(known)}.")
-
-
 class DeviceError(ConfigError):
     """The device asked for is not there."""
 
@@ -179,36 +158,6 @@ class DivergedError(RunError):
         )
 
 
-class QuorumError(RunError):
-    """Too few sites answered; names them and why."""
-
-    def __init__(self, round_number: int, counted: int, quorum: int, absent: Sequence[str]) -> None:
-        super().__init__(
-            f"round {round_number}: {counted} of the {quorum} sites that [federation] quorum asks for contributed; "
-            f"absent: {', '.join(absent) or 'none asked'}. {self._remedy(absent)}"
-        )
-
-    @staticmethod
-    def _remedy(absent: Sequence[str]) -> str:
-        if any(
-            reason in site
-            for site in absent
-            for reason in ("diverged", "overflow", "not_finite", "norm_exceeded")
-        ):
-            return "The training leaps too far: lower [training] learning_rate, in a new run."
-        return "Mend those sites and resume the run, or lower the quorum."
-
-
-class TooFewSitesError(RunError):
-    """An algorithm's rule needs more sites than a round has."""
-
-    def __init__(self, algorithm: str, needed: int, n_sites: int) -> None:
-        super().__init__(
-            f"[federation] algorithm = {algorithm!r} needs the updates of {needed} sites in a round, "
-            f"{n_sites} are asked. Use more sites, another algorithm, or a smaller [federation.robust] hostile_sites."
-        )
-
-
 class OccupiedFolderError(StorageError):
     """The output folder already holds a run."""
 
@@ -237,52 +186,12 @@ class SocketPathError(StorageError):
         )
 
 
-class DifferentSweepError(StorageError):
-    """The folder holds another sweep."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            f"{folder} holds another sweep (see its sweep.toml), so it cannot be resumed with this one. Give the sweep "
-            "file of the first start, or choose another --out."
-        )
-
-
-class DifferentExperimentError(StorageError):
-    """The folder holds a run of another experiment."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            f"{folder} holds a run of another experiment (see its experiment.toml), so it cannot be resumed with this "
-            "one. Give the options of the first start, or choose another --out."
-        )
-
-
 class UnusableFolderError(StorageError):
     """A folder cannot be created or written."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
             f"cannot write to {folder}: {reason}. Choose another folder, or free space or rights there."
-        )
-
-
-class RequiredSiteError(RunError):
-    """A site that the experiment requires did not contribute."""
-
-    def __init__(self, round_number: int, missing: Sequence[str]) -> None:
-        super().__init__(
-            f"round {round_number}: required sites did not contribute: {', '.join(missing)}. Mend those sites and "
-            "resume the run, or take them out of [federation] required_sites."
-        )
-
-
-class SiteAnswersError(RunError):
-    """Sites that must answer did not."""
-
-    def __init__(self, kind: str, absent: Mapping[str, str]) -> None:
-        reasons = ", ".join(f"{site} ({why})" for site, why in sorted(absent.items()))
-        super().__init__(
-            f"no usable answer to '{kind}' from {reasons or 'any site'}. Mend those sites and resume the run."
         )
 
 
@@ -334,24 +243,6 @@ class PublicKeyError(ConfigError):
 # ---- simulation ------------------------------------------------------------------------------------------------
 
 
-class PartitionError(DataError):
-    """The patients cannot be shared out among sites in the way that was asked."""
-
-    def __init__(self, partition: str, fault: str, remedy: str) -> None:
-        self.partition, self.fault, self.remedy = partition, fault, remedy
-        super().__init__(f"partition {partition}: {fault}. {remedy}")
-
-
-class FaultySitesError(ConfigError):
-    """[simulation.faults] names sites that are not there, or more than there are."""
-
-    def __init__(self, asked: str, known: Sequence[str]) -> None:
-        super().__init__(
-            f"[simulation.faults] sites asks for {asked}, but the sites are {', '.join(known)}. Name some of them, or "
-            "give a number of at most that many."
-        )
-
-
 class SimulatedFaultsError(ConfigError):
     """An experiment with misbehaviour is not for hospitals."""
 
@@ -360,21 +251,6 @@ class SimulatedFaultsError(ConfigError):
             "the experiment has [simulation.faults], sites that misbehave: those are for medseg-simulate alone, and no "
             "hospital is asked for them. Take the section out."
         )
-
-
-class DownloadError(StorageError):
-    """A public data set could not be fetched or unpacked."""
-
-    def __init__(self, address: str, fault: str, remedy: str) -> None:
-        self.address, self.fault, self.remedy = address, fault, remedy
-        super().__init__(f"{address}: {fault}. {remedy}")
-
-
-class PhantomSettingsError(ConfigError):
-    """A phantom data set of this kind cannot be made."""
-
-    def __init__(self, setting: str, got: object, expected: str) -> None:
-        super().__init__(f"phantoms: {setting} is {got}, but must be {expected}.")
 
 
 # ---- assessment ------------------------------------------------------------------------------------------

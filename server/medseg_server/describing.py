@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from medseg_core.config import experiment_toml
-from medseg_core.errors import SiteAnswersError
 from medseg_core.wire.site_facts import read_facts
+from medseg_server.errors import SiteAnswersError
 from medseg_server.run import Run
 
 Counts = Mapping[str, int]

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 from medseg_core.assessment.released import Figures, read_figures
 from medseg_core.config import Experiment
-from medseg_core.errors import SiteAnswersError
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
 from medseg_core.federation.codec import encode_tensors
 from medseg_core.learning.scope import Moments, read_moments
 from medseg_core.wire.header import PERSONAL, SCOPE_WANTED, Header
 from medseg_server.asking import counted_in
+from medseg_server.errors import SiteAnswersError
 from medseg_server.run import Record, Run
 
 Scores = dict[str, float | None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medseg_core.config import Experiment
-from medseg_core.errors import QuorumError, RequiredSiteError, RunError, TooFewSitesError, UpdateError
+from medseg_core.errors import RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
@@ -31,6 +31,7 @@ from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES
 from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
+from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError
 from medseg_server.evaluating import (
     Described,
     Told,

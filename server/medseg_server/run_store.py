@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg_core.config import Experiment, experiment_toml, read_experiment
-from medseg_core.errors import DifferentExperimentError, OccupiedFolderError, UnusableFolderError
+from medseg_core.errors import OccupiedFolderError, UnusableFolderError
 from medseg_core.files import write_atomic
+from medseg_server.errors import DifferentExperimentError
 
 
 class RunStore:

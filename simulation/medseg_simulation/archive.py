@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from medseg_core.errors import DownloadError
 from medseg_core.files import whole_folder
+from medseg_simulation.errors import DownloadError
 
 MOST_MEMBERS = 100_000
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import medseg_core
-from medseg_core.errors import DownloadError
+from medseg_simulation.errors import DownloadError
 
 Progress = Callable[[int, int | None], None]  # bytes so far; bytes in all, where the server tells
 

@@ -10,9 +10,10 @@ from typing import Literal
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from medseg_core.errors import DownloadError, UnusableFolderError
+from medseg_core.errors import UnusableFolderError
 from medseg_simulation.archive import unpack
 from medseg_simulation.download import Progress, download
+from medseg_simulation.errors import DownloadError
 
 DataSetName = Literal["hippocampus"]
 LARGEST_BYTES = 1 << 30  # of an archive, and of its contents; the largest known here has 28 MB

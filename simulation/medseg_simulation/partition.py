@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_core.config import Simulation
-from medseg_core.errors import PartitionError
 from medseg_core.seeding import derive_seed
 from medseg_core.types import Case
+from medseg_simulation.errors import PartitionError
 
 LEAST_PATIENTS = 8  # at each site of a Dirichlet partition: 5 to train on, 1 to validate, 2 to test
 BINS = 4  # quartiles of foreground volume

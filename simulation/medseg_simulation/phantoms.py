@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_core.errors import PhantomSettingsError
 from medseg_core.files import whole_folder, write_atomic
 from medseg_core.imaging.io import write_image, write_label
 from medseg_core.seeding import derive_seed
 from medseg_core.types import Geometry
+from medseg_simulation.errors import PhantomSettingsError
 from medseg_simulation.phantom_anatomy import LABELS, draw_anatomy
 from medseg_simulation.phantom_scanners import scan, scanner_of
 

@@ -5,7 +5,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from medseg_core.config import Experiment, read_experiment
-from medseg_core.errors import UnknownPresetError
+from medseg_simulation.errors import UnknownPresetError
 
 _FOLDER = Path(str(files("medseg_simulation"))) / "presets"
 

@@ -16,7 +16,6 @@ import medseg_core
 from medseg_core.assessment.scores import write_cases
 from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
-from medseg_core.errors import PatchSizeError
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
@@ -26,6 +25,7 @@ from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.backend import RayCluster, prepare_environment
+from medseg_simulation.errors import PatchSizeError
 from medseg_simulation.fold import WHOLE, Compute, FoldResult, FoldWatch, Part, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run

@@ -11,8 +11,9 @@ from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.reading import Reading
 from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
-from medseg_core.errors import FaultyCasesError, PartitionError
+from medseg_core.errors import FaultyCasesError
 from medseg_core.types import Case
+from medseg_simulation.errors import PartitionError
 from medseg_simulation.partition import partition_patients, patient_facts
 from medseg_simulation.scanner_effects import scanner_at
 

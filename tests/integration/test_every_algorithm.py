@@ -16,9 +16,9 @@ from builders import (
 )
 
 from medseg_core.config import NEED_BATCH_NORM, NEED_SGD, AlgorithmName, Experiment
-from medseg_core.errors import TooFewSitesError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.checkpoint import newest_checkpoint
+from medseg_server.errors import TooFewSitesError
 from medseg_server.own_data import OwnData
 from medseg_server.rounds import train
 

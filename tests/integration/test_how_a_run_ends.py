@@ -23,7 +23,7 @@ from builders import (
 
 from medseg_client.models import Models
 from medseg_core.assessment.summary import SCHEMA_FILE, Summary, read_summary
-from medseg_core.errors import ModelFolderError, SiteAnswersError
+from medseg_core.errors import ModelFolderError
 from medseg_core.learning.model_package import read_model
 from medseg_core.learning.signed_model import check_model
 from medseg_core.learning.weights import get_weights
@@ -32,6 +32,7 @@ from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import refusal_to
 from medseg_server import conduct as conducting
 from medseg_server.conduct import conduct
+from medseg_server.errors import SiteAnswersError
 from medseg_server.rounds import Run
 
 EXPERIMENT = make_experiment()

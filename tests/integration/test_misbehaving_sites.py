@@ -12,10 +12,11 @@ from builders import initial_weights, make_experiment, make_site_data, newest_sh
 from pydantic import ValidationError
 
 from medseg_core.config import Experiment
-from medseg_core.errors import DivergedError, FaultySitesError
+from medseg_core.errors import DivergedError
 from medseg_core.seeding import derive_seed
 from medseg_server.rounds import Run, train
 from medseg_server.suspects import suspects
+from medseg_simulation.errors import FaultySitesError
 from medseg_simulation.fold import Compute, FoldWatch, _open, plan_models, run_fold
 from medseg_simulation.misbehaviour.conduct import Misconduct, misconduct_of
 

@@ -14,7 +14,7 @@ from medseg_client.personal import own_part
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.summary import Summary
 from medseg_core.config import Experiment
-from medseg_core.errors import NotWholeError, SiteAnswersError
+from medseg_core.errors import NotWholeError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.codec import read_tensors
 from medseg_core.federation.shared_tensors import initial_network
@@ -25,6 +25,7 @@ from medseg_core.wire.header import PERSONAL
 from medseg_server import evaluating
 from medseg_server.asking import last_updates
 from medseg_server.conduct import conduct
+from medseg_server.errors import SiteAnswersError
 from medseg_server.rounds import Run, model_spec, train
 from medseg_server.summary import summarise_federation
 from medseg_server.transport import Delivery

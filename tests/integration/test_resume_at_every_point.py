@@ -24,12 +24,13 @@ from builders import (
 )
 
 from medseg_client.site_state import SiteState
-from medseg_core.errors import CheckpointError, SiteAnswersError
+from medseg_core.errors import CheckpointError
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.federation.codec import encode_tensors, read_tensors
 from medseg_core.files import sha256_of
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_server import rounds
+from medseg_server.errors import SiteAnswersError
 from medseg_server.rounds import Run, Trained, train
 from medseg_server.run_store import RunStore
 

@@ -22,11 +22,11 @@ from builders import (
 )
 
 from medseg_core.config import Experiment
-from medseg_core.errors import QuorumError, RequiredSiteError, SiteAnswersError
 from medseg_core.federation.codec import encode_tensors
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import Header, new_nonce, refusal_to
+from medseg_server.errors import QuorumError, RequiredSiteError, SiteAnswersError
 from medseg_server.rounds import Run, choose_participants, train
 
 EXPERIMENT = make_experiment(federation={"rounds": 2, "quorum": 1, "max_update_norm": 50.0})

@@ -6,8 +6,8 @@ import numpy as np
 
 from medseg_client.site_data import SiteData
 from medseg_core.config import Experiment, Faults
-from medseg_core.errors import FaultySitesError
 from medseg_core.seeding import derive_seed
+from medseg_simulation.errors import FaultySitesError
 from medseg_simulation.misbehaviour.backdoor import poisoned
 from medseg_simulation.misbehaviour.images import with_labels_flipped
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from medseg_core.config import Experiment
-from medseg_core.errors import DifferentSweepError, OccupiedFolderError, PartitionError, TooFewPatientsError
+from medseg_core.errors import OccupiedFolderError, TooFewPatientsError
 from medseg_core.files import sole_use, write_atomic
+from medseg_simulation.errors import DifferentSweepError, PartitionError
 from medseg_simulation.simulate import Place, Watch, check_patch_size
 from medseg_simulation.sweep.duration import Forecast, measure_pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Cell, Outcomes

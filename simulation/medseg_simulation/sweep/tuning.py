@@ -10,9 +10,10 @@ from statistics import fmean
 from medseg_core.assessment.scores import CaseScores, own_site_cases, read_cases, write_cases
 from medseg_core.assessment.summary import read_summary
 from medseg_core.config import Experiment
-from medseg_core.errors import ConfigError, PartitionError, RunError, TooFewPatientsError, UpdateError
+from medseg_core.errors import ConfigError, RunError, TooFewPatientsError, UpdateError
 from medseg_core.files import write_atomic
 from medseg_server.run_store import RunStore
+from medseg_simulation.errors import PartitionError
 from medseg_simulation.fold import FoldResult, Part
 from medseg_simulation.simulate import Place, Watch, simulate, simulate_part
 from medseg_simulation.sweep.outcomes import Baseline, Baselines, Choice, Curve, Outcome, mean_curve

@@ -19,11 +19,11 @@ from enrolment import make_server, make_site
 
 from medseg_client.ledger import read_ledger
 from medseg_client.models import Models
-from medseg_core.errors import QuorumError
 from medseg_core.federation_errors import LedgerError
 from medseg_core.wire.signatures import fingerprint, public_key_of
 from medseg_server.conduct import conduct
 from medseg_server.enrolling import enrol
+from medseg_server.errors import QuorumError
 from medseg_server.ledgers import Head, newest_heads, newest_of
 from medseg_server.membership import standings
 from medseg_server.rounds import Run

@@ -21,11 +21,11 @@ from builders import (
 )
 
 from medseg_core.cohort.preprocess import PreprocessedCase
-from medseg_core.errors import SiteAnswersError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import refusal_to
 from medseg_server import evaluating
+from medseg_server.errors import SiteAnswersError
 from medseg_server.rounds import Run, train
 
 EXPERIMENT = make_experiment(federation={"rounds": 3})

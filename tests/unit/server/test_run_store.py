@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from builders import ScriptedTransport, constant_update, make_experiment, make_run, scripted_site
 
-from medseg_core.errors import DifferentExperimentError, OccupiedFolderError, UnusableFolderError
+from medseg_core.errors import OccupiedFolderError, UnusableFolderError
+from medseg_server.errors import DifferentExperimentError
 from medseg_server.rounds import train
 from medseg_server.run_store import RunStore
 

@@ -10,8 +10,9 @@ import pytest
 from file_server import FileServer, serving
 from tar_files import TOP, md5_of, published, tar_of
 
-from medseg_core.errors import DownloadError, UnusableFolderError
+from medseg_core.errors import UnusableFolderError
 from medseg_simulation import download, fetch
+from medseg_simulation.errors import DownloadError
 from medseg_simulation.fetch import data_set, progress_bar
 
 ARCHIVE = published()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg_core.config import Simulation
-from medseg_core.errors import PartitionError
 from medseg_core.types import Case
+from medseg_simulation.errors import PartitionError
 from medseg_simulation.partition import PatientFacts, partition_patients, patient_facts, site_name
 
 SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")  # config.Name

@@ -6,9 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from medseg_core.errors import PhantomSettingsError, UnusableFolderError
+from medseg_core.errors import UnusableFolderError
 from medseg_core.imaging.io import read_image, read_label
 from medseg_simulation import phantoms
+from medseg_simulation.errors import PhantomSettingsError
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
 COARSE = 4.0  # mm; an eighth of the voxels

@@ -9,7 +9,8 @@ from builders import COORDINATOR_KEY, make_experiment, make_request, make_traine
 from medseg_client.site_data import SiteData, split_site
 from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.config import Experiment
-from medseg_core.errors import DivergedError, MedsegError, QuorumError
+from medseg_core.errors import DivergedError, MedsegError
+from medseg_server.errors import QuorumError
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 from medseg_simulation.site_actor import PackedSite, SiteActor, pack, unpack
 from medseg_simulation.virtual_site import VirtualSite

@@ -8,9 +8,10 @@ from builders import make_experiment
 from typer.testing import CliRunner
 
 from medseg_core.config import Experiment, ScannerEffects, experiment_toml, parse_experiment
-from medseg_core.errors import ExperimentFileError, PartitionError
+from medseg_core.errors import ExperimentFileError
 from medseg_core.types import Geometry, Volume
 from medseg_simulation.cli import app
+from medseg_simulation.errors import PartitionError
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 from medseg_simulation.scanner_effects import SiteScanner, scanner_at
 from medseg_simulation.virtual_sites import VirtualSites, open_sites

@@ -6,8 +6,9 @@ import tarfile
 import pytest
 from tar_files import TOP, file_member, published, special_member, tar_of
 
-from medseg_core.errors import DownloadError, UnusableFolderError
+from medseg_core.errors import UnusableFolderError
 from medseg_simulation.archive import unpack
+from medseg_simulation.errors import DownloadError
 
 
 def unpack_bytes(data, tmp_path, *, largest_bytes=1 << 20):

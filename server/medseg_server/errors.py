@@ -1,0 +1,66 @@
+"""What keeps a coordinator's rounds from going on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medseg_core.errors import RunError, StorageError
+
+
+class QuorumError(RunError):
+    """Too few sites answered; names them and why."""
+
+    def __init__(self, round_number: int, counted: int, quorum: int, absent: Sequence[str]) -> None:
+        super().__init__(
+            f"round {round_number}: {counted} of the {quorum} sites that [federation] quorum asks for contributed; "
+            f"absent: {', '.join(absent) or 'none asked'}. {self._remedy(absent)}"
+        )
+
+    @staticmethod
+    def _remedy(absent: Sequence[str]) -> str:
+        if any(
+            reason in site
+            for site in absent
+            for reason in ("diverged", "overflow", "not_finite", "norm_exceeded")
+        ):
+            return "The training leaps too far: lower [training] learning_rate, in a new run."
+        return "Mend those sites and resume the run, or lower the quorum."
+
+
+class TooFewSitesError(RunError):
+    """An algorithm's rule needs more sites than a round has."""
+
+    def __init__(self, algorithm: str, needed: int, n_sites: int) -> None:
+        super().__init__(
+            f"[federation] algorithm = {algorithm!r} needs the updates of {needed} sites in a round, "
+            f"{n_sites} are asked. Use more sites, another algorithm, or a smaller [federation.robust] hostile_sites."
+        )
+
+
+class RequiredSiteError(RunError):
+    """A site that the experiment requires did not contribute."""
+
+    def __init__(self, round_number: int, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"round {round_number}: required sites did not contribute: {', '.join(missing)}. Mend those sites and "
+            "resume the run, or take them out of [federation] required_sites."
+        )
+
+
+class SiteAnswersError(RunError):
+    """Sites that must answer did not."""
+
+    def __init__(self, kind: str, absent: Mapping[str, str]) -> None:
+        reasons = ", ".join(f"{site} ({why})" for site, why in sorted(absent.items()))
+        super().__init__(
+            f"no usable answer to '{kind}' from {reasons or 'any site'}. Mend those sites and resume the run."
+        )
+
+
+class DifferentExperimentError(StorageError):
+    """The folder holds a run of another experiment."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds a run of another experiment (see its experiment.toml), so it cannot be resumed with this "
+            "one. Give the options of the first start, or choose another --out."
+        )
