@@ -35,6 +35,7 @@ from medseg_core.errors import (
 )
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.codec import decode_kinds, decode_model, decode_tensors
+from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.shared_tensors import count_numbers, shared_spec
 from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta, spec_for
 from medseg_core.files import sha256_of
@@ -226,7 +227,8 @@ class Trainer:
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
         algorithm, keeps_optimiser = build_algorithm(experiment), experiment.federation.optimiser_memory
-        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser
+        codec = build_codec(experiment)
+        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser or codec is not None
         memory = self._state.memory_at(request) if remembers else {}
         received = decode_kinds(
             question.payload,
@@ -252,10 +254,13 @@ class Trainer:
             kept |= {"personal": {name: trained[name] for name in own}}
         if not all(np.isfinite(tensor).all() for tensor in kept.get("personal", {}).values()):
             raise DivergedError(request.site, request.round)
+        update = delta({name: trained[name] for name in spec.tensors}, received[MODEL])
+        for name, late in memory.get("left_over", {}).items():
+            update[name] += late
         try:
-            reply = self._guard.release_update(
+            reply, left_over = self._guard.release_update(
                 question,
-                delta({name: trained[name] for name in spec.tensors}, received[MODEL]),
+                update,
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps}
                 | ({SCORED_CASES: len(data.validation)} if SCORE in scores else {}),
@@ -265,11 +270,13 @@ class Trainer:
                 scored_patients=count_patients(data.validation),
                 others=rule.uploads,
                 declared=algorithm.uploads,
-            ).to_bytes()
+                codec=codec,
+            )
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        self._state.commit(request, question.sha256, reply, memory=kept)
-        return reply
+        kept |= {"left_over": left_over} if codec else {}
+        self._state.commit(request, question.sha256, reply.to_bytes(), memory=kept)
+        return reply.to_bytes()
 
     def _score_before_training(
         self, question: Question, experiment: Experiment, data: SiteData, weights: Weights
