@@ -34,16 +34,14 @@ from medseg_core.errors import (
     WireError,
 )
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.codec import decode_kinds, decode_model, decode_tensors
+from medseg_core.federation.codec import decode_kinds, decode_model
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.shared_tensors import count_numbers, shared_spec
 from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta, spec_for
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
-from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.networks import build_network
-from medseg_core.learning.signed_model import check_files, unpack_model
 from medseg_core.learning.weights import Weights, get_weights, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
@@ -386,15 +384,10 @@ class Trainer:
         """Keep the final model of a run, unapproved; the receipt holds counts alone."""
         if self._models is None:
             raise WireError(RefusalCode.MALFORMED, "this site keeps no models")
-        request, files = question.header, unpack_model(question.payload)
-        manifest = check_files(files, self._identity.coordinator)
-        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
-            raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
-        decode_tensors(files[WEIGHTS], self._network(experiment)[1])
-        self._models.keep(request.run, files)
-        counts = {"files": len(files), "bytes": len(question.payload)}
+        n_files = self._models.receive(question.header, question.payload, self._network(experiment)[1])
+        counts = {"files": n_files, "bytes": len(question.payload)}
         reply = self._guard.release_figures(question, counts=counts, scalars={}, n_patients=0).to_bytes()
-        self._state.commit(request, question.sha256, reply)
+        self._state.commit(question.header, question.sha256, reply)
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:
