@@ -18,7 +18,9 @@ from medseg_client.ledger import Event, Ledger
 from medseg_client.policy import Policy
 from medseg_core.assessment.metrics import METRICS
 from medseg_core.errors import WireError
-from medseg_core.federation.codec import encode_kinds
+from medseg_core.federation.codec import code, encode_kinds
+from medseg_core.federation.codecs import Codec
+from medseg_core.federation.codecs.base import Entries
 from medseg_core.federation.update import DELTA, ModelSpec, check_update, spec_for
 from medseg_core.learning.scope import SCOPE_FIGURES, UNCERTAINTY
 from medseg_core.wire.codes import RefusalCode
@@ -145,10 +147,12 @@ class EgressGuard:
         scored_patients: int = 0,
         others: Mapping[str, Tensors] = MappingProxyType({}),
         declared: Sequence[str] = (DELTA,),
-    ) -> Envelope:
+        codec: Codec | None = None,
+    ) -> tuple[Envelope, Tensors]:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
-        `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
+        And what the codec left over: of what was to leave, the part that does not. `others` are further tensors by
+        kind; all kinds are those that the algorithm declared, none is missing.
         `scalars` may hold scores, which rest on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
@@ -160,7 +164,7 @@ class EgressGuard:
         limit = self.policy.max_update_norm if self.policy else None
         if limit is not None and norm > limit:
             update = _scaled(update, limit / norm)
-            norm = check_update(update, spec, max_norm=limit)
+        coded, arriving, norm = _within(limit, update, spec, codec)
         self.require_allowed(question, n_patients)
         if scalars.keys() & {SCORE, GAIN}:
             self.require_score_allowed(question, scored_patients)
@@ -169,9 +173,9 @@ class EgressGuard:
         if self.policy and "training" not in self.policy.statistics:
             told = {name: figure for name, figure in told.items() if name in (SCORE, GAIN)}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
-        return self._release(
-            question, header, encode_kinds({DELTA: update, **others}, main=DELTA), norm, before
-        )
+        payload = encode_kinds({DELTA: coded, **others}, main=DELTA)
+        left_over = {name: tensor - arriving[name] for name, tensor in update.items()} if codec else {}
+        return self._release(question, header, payload, norm, before), left_over
 
     def release_figures(
         self,
@@ -269,6 +273,20 @@ def _scaled(update: Tensors, factor: float) -> Tensors:
     """The update times the factor, a rounding error short of it."""
     short = np.float32(factor * (1 - 2**-20))  # float32 rounds by 2^-24; the sum of squares must stay below
     return {name: tensor * short for name, tensor in update.items()}
+
+
+def _within(
+    limit: float | None, update: Tensors, spec: ModelSpec, codec: Codec | None
+) -> tuple[Entries, Tensors, float]:
+    """The update as it is written and as it arrives, and its norm there: rounding can make it longer than the limit."""
+    coded, arriving = code(update, spec, codec)
+    norm = check_update(arriving, spec, max_norm=None)
+    for shorter in (1, 1 - 2**-8, 1 - 2**-4):  # bfloat16 rounds by 2^-9
+        if limit is None or norm <= limit:
+            break
+        coded, arriving = code(_scaled(update, shorter * limit / norm), spec, codec)
+        norm = check_update(arriving, spec, max_norm=None)
+    return coded, arriving, check_update(arriving, spec, max_norm=limit)
 
 
 def _figures(request: Header, labels: Sequence[str]) -> set[str]:

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medseg_client.site_folder import SiteFolder
 from medseg_core.errors import ModelFolderError, WireError
+from medseg_core.federation.codec import decode_tensors
+from medseg_core.federation.update import ModelSpec
 from medseg_core.federation_errors import ApprovalsError, NoModelError
 from medseg_core.files import whole_folder, write_atomic, write_synced
 from medseg_core.learning.model_package import WEIGHTS
-from medseg_core.learning.signed_model import SIGNATURE, check_model
+from medseg_core.learning.signed_model import SIGNATURE, check_files, check_model, unpack_model
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import Name, Sha256
+from medseg_core.wire.header import Header, Name, Sha256
 from medseg_core.wire.signatures import public_key_of
 
 
@@ -54,6 +56,19 @@ class Models:
 
     def __init__(self, folder: Path, coordinator: Ed25519PublicKey) -> None:
         self.folder, self._coordinator = folder, coordinator
+
+    def receive(self, request: Header, package: bytes, spec: ModelSpec) -> int:
+        """Keep the model of the request's own run, unapproved; returns of how many files it is.
+
+        Raises WireError, ModelSignatureError, UpdateError, UnusableFolderError.
+        """
+        files = unpack_model(package)
+        manifest = check_files(files, self._coordinator)
+        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
+            raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
+        decode_tensors(files[WEIGHTS], spec)
+        self.keep(request.run, files)
+        return len(files)
 
     def keep(self, run: str, files: dict[str, bytes]) -> None:
         """Store a package that was checked; the same one again changes nothing. Raises WireError, UnusableFolderError.

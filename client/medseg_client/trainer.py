@@ -34,15 +34,14 @@ from medseg_core.errors import (
     WireError,
 )
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.codec import decode_kinds, decode_model, decode_tensors
+from medseg_core.federation.codec import decode_kinds, decode_model
+from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.shared_tensors import count_numbers, shared_spec
 from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta, spec_for
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
-from medseg_core.learning.model_package import WEIGHTS
 from medseg_core.learning.networks import build_network
-from medseg_core.learning.signed_model import check_files, unpack_model
 from medseg_core.learning.weights import Weights, get_weights, set_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, verify
@@ -226,7 +225,8 @@ class Trainer:
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
         algorithm, keeps_optimiser = build_algorithm(experiment), experiment.federation.optimiser_memory
-        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser
+        codec = build_codec(experiment)
+        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser or codec is not None
         memory = self._state.memory_at(request) if remembers else {}
         received = decode_kinds(
             question.payload,
@@ -252,10 +252,13 @@ class Trainer:
             kept |= {"personal": {name: trained[name] for name in own}}
         if not all(np.isfinite(tensor).all() for tensor in kept.get("personal", {}).values()):
             raise DivergedError(request.site, request.round)
+        update = delta({name: trained[name] for name in spec.tensors}, received[MODEL])
+        for name, late in memory.get("left_over", {}).items():
+            update[name] += late
         try:
-            reply = self._guard.release_update(
+            reply, left_over = self._guard.release_update(
                 question,
-                delta({name: trained[name] for name in spec.tensors}, received[MODEL]),
+                update,
                 spec,
                 counts={"cases": report.n_cases, "steps": report.n_steps}
                 | ({SCORED_CASES: len(data.validation)} if SCORE in scores else {}),
@@ -265,11 +268,13 @@ class Trainer:
                 scored_patients=count_patients(data.validation),
                 others=rule.uploads,
                 declared=algorithm.uploads,
-            ).to_bytes()
+                codec=codec,
+            )
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        self._state.commit(request, question.sha256, reply, memory=kept)
-        return reply
+        kept |= {"left_over": left_over} if codec else {}
+        self._state.commit(request, question.sha256, reply.to_bytes(), memory=kept)
+        return reply.to_bytes()
 
     def _score_before_training(
         self, question: Question, experiment: Experiment, data: SiteData, weights: Weights
@@ -379,15 +384,10 @@ class Trainer:
         """Keep the final model of a run, unapproved; the receipt holds counts alone."""
         if self._models is None:
             raise WireError(RefusalCode.MALFORMED, "this site keeps no models")
-        request, files = question.header, unpack_model(question.payload)
-        manifest = check_files(files, self._identity.coordinator)
-        if (manifest.run, manifest.experiment_sha256) != (request.run, request.experiment_sha256):
-            raise WireError(RefusalCode.MALFORMED, f"the model of run {manifest.run!r} is not wanted here")
-        decode_tensors(files[WEIGHTS], self._network(experiment)[1])
-        self._models.keep(request.run, files)
-        counts = {"files": len(files), "bytes": len(question.payload)}
+        n_files = self._models.receive(question.header, question.payload, self._network(experiment)[1])
+        counts = {"files": n_files, "bytes": len(question.payload)}
         reply = self._guard.release_figures(question, counts=counts, scalars={}, n_patients=0).to_bytes()
-        self._state.commit(request, question.sha256, reply)
+        self._state.commit(question.header, question.sha256, reply)
         return reply
 
     def _network(self, experiment: Experiment) -> tuple[torch.nn.Module, ModelSpec]:

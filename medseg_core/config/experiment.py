@@ -25,9 +25,12 @@ class Evaluation(Section):
 
 
 class Codec(Section):
-    """How an update is written for the wire."""
+    """How a site's update is written for the wire."""
 
-    name: Literal["fp32"] = "fp32"
+    name: Literal["fp32", "fp16", "bf16", "int8", "topk"] = "fp32"
+    kept: Annotated[float, Field(gt=0, le=1)] = (
+        0.08  # share of the numbers that topk sends: 4 % of float32's bytes
+    )
 
 
 class Experiment(Section):

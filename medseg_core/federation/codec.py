@@ -1,5 +1,10 @@
-"""Tensors as bytes and back: float32 in the safetensors format, the same bytes for the same tensors."""
+"""Tensors as bytes and back: float32 in the safetensors format, the same bytes for the same tensors.
 
+An update's parameters may be written by a codec instead (`codecs`): as arrays `coded/NAME`. Buffers, and tensors of
+further kinds, stay float32.
+"""
+
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -8,11 +13,16 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_shapes, refused
+from medseg_core.federation.codecs import Codec
+from medseg_core.federation.codecs.base import Blocks, Entries, blocks_of
+from medseg_core.federation.update import DELTA, ModelSpec, Tensors, check_names_and_shapes, refused, spec_for
 from medseg_core.learning.weights import join_kinds
 
+CODED = "coded"  # before the names of a codec's arrays
+_DTYPES = {"F32": "<f4", "F16": "<f2", "U16": "<u2", "U8": "u1", "I8": "i1"}
 
-def encode_tensors(tensors: Tensors) -> bytes:
+
+def encode_tensors(tensors: Entries) -> bytes:
     """The tensors in safetensors format, in the order of their names; equal tensors give equal bytes."""
     return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
@@ -28,7 +38,7 @@ def decode_tensors(data: bytes, spec: ModelSpec) -> dict[str, npt.NDArray[np.flo
     return {name: tensors[name] for name in spec.tensors}
 
 
-def encode_kinds(kinds: Mapping[str, Tensors], *, main: str) -> bytes:
+def encode_kinds(kinds: Mapping[str, Entries], *, main: str) -> bytes:
     """Tensors of several kinds in safetensors format: those of `main` under their names, others as `kind/name`."""
     others = {kind: tensors for kind, tensors in kinds.items() if kind != main}
     return encode_tensors({**kinds[main], **join_kinds(others)})
@@ -39,8 +49,13 @@ def decode_kinds(data: bytes, specs: Mapping[str, ModelSpec], *, main: str) -> d
 
     Raises UpdateError as `decode_tensors`.
     """
-    found: dict[str, dict[str, npt.NDArray[np.float32]]] = {kind: {} for kind in specs}
-    for name, tensor in read_tensors(data).items():
+    return _by_kind(read_tensors(data), specs, main=main)
+
+
+def _by_kind(entries: Entries, specs: Mapping[str, ModelSpec], *, main: str) -> dict[str, Tensors]:
+    """Entries sorted into kinds, those without one into `main`, and checked."""
+    found: dict[str, dict[str, npt.NDArray[Any]]] = {kind: {} for kind in specs}
+    for name, tensor in entries.items():
         kind, slash, own_name = name.partition("/")
         if slash and kind in specs and kind != main:
             found[kind][own_name] = tensor
@@ -49,6 +64,36 @@ def decode_kinds(data: bytes, specs: Mapping[str, ModelSpec], *, main: str) -> d
     for kind, tensors in found.items():
         check_names_and_shapes(tensors, specs[kind])
     return {kind: {name: tensors[name] for name in specs[kind].tensors} for kind, tensors in found.items()}
+
+
+def code(update: Tensors, spec: ModelSpec, codec: Codec | None) -> tuple[Entries, Tensors]:
+    """An update as it goes into a payload of `encode_kinds`, and as who decodes it will have it."""
+    if codec is None:
+        return update, update
+    names, blocks = _parameters(spec)
+    numbers = np.concatenate([update[name].reshape(-1) for name in names] or [np.zeros(0, np.float32)])
+    entries = codec.encode(numbers, blocks)
+    buffers = {name: update[name] for name in spec.tensors if name not in set(names)}
+    arrived = {**buffers, **_split(codec.decode(entries, blocks), names, spec)}
+    coded = {f"{CODED}/{name}": entry for name, entry in entries.items()}
+    return {**buffers, **coded}, {name: arrived[name] for name in spec.tensors}
+
+
+def decode_update(data: bytes, specs: Mapping[str, ModelSpec], codec: Codec | None) -> dict[str, Tensors]:
+    """The tensors of a reply to a training request, by kind: `decode_kinds` with the update as the codec wrote it.
+
+    Raises UpdateError as `decode_kinds`.
+    """
+    if codec is None:
+        return decode_kinds(data, specs, main=DELTA)
+    entries = _entries(data)
+    coded = {n.removeprefix(f"{CODED}/"): a for n, a in entries.items() if n.startswith(f"{CODED}/")}
+    names, blocks = _parameters(spec := specs[DELTA])
+    buffers = ModelSpec({name: tensor for name, tensor in spec.tensors.items() if tensor.role == "buffer"})
+    rest = {name: array for name, array in entries.items() if not name.startswith(f"{CODED}/")}
+    kinds = _by_kind(rest, {**specs, DELTA: buffers}, main=DELTA)
+    update = {**kinds[DELTA], **_split(codec.decode(coded, blocks), names, spec)}
+    return {**kinds, DELTA: {name: update[name] for name in spec.tensors}}
 
 
 def decode_model(
@@ -65,14 +110,41 @@ def decode_model(
 
 def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     """All float32 tensors in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
+    entries = _entries(data)
+    for name, entry in entries.items():
+        if entry.dtype != np.float32:
+            raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry.dtype}, expected float32")
+    return entries
+
+
+def _entries(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """All arrays in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
     try:
         entries: list[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise refused("corrupt_payload", f"not safetensors ({str(error)[:200]})") from None
     for name, entry in entries:
-        if entry["dtype"] != "F32":
+        if entry["dtype"] not in _DTYPES:
             raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry['dtype']}, expected F32")
     try:
-        return {name: np.frombuffer(entry["data"], "<f4").reshape(entry["shape"]) for name, entry in entries}
+        return {
+            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in entries
+        }
     except (ValueError, OverflowError):  # an empty tensor may claim sizes that no array can have
         raise refused("corrupt_payload", "a tensor's shape is impossible") from None
+
+
+def _parameters(spec: ModelSpec) -> tuple[list[str], Blocks]:
+    """Names of the parameters in the order in which a codec has their numbers, and the blocks of these."""
+    parameters = spec_for("parameters", spec).tensors
+    return list(parameters), blocks_of([math.prod(tensor.shape) for tensor in parameters.values()])
+
+
+def _split(
+    numbers: npt.NDArray[np.float32], names: list[str], spec: ModelSpec
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The numbers of all parameters as tensors."""
+    shapes = [spec.tensors[name].shape for name in names]
+    parts = np.split(numbers, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return {name: part.reshape(shape) for name, shape, part in zip(names, shapes, parts, strict=True)}

@@ -13,7 +13,8 @@ from medseg_core.errors import RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
-from medseg_core.federation.codec import decode_kinds, encode_kinds
+from medseg_core.federation.codec import decode_update, encode_kinds
+from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.exact_sum import integer_weights
 from medseg_core.federation.shared_tensors import initial_network, shared_spec
 from medseg_core.federation.update import (
@@ -307,7 +308,7 @@ def _update_in(
             "bad_count", f"site {answer.site} counts {n_cases} cases, described were {expected_cases}"
         )
     header, limit = answer.reply.header, experiment.federation.max_update_norm
-    kinds = decode_kinds(answer.reply.payload, specs, main=DELTA)
+    kinds = decode_update(answer.reply.payload, specs, build_codec(experiment))
     for kind, tensors in kinds.items():
         check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
     others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}

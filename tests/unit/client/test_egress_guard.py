@@ -19,8 +19,12 @@ from builders import (
 
 from medseg_client.egress import EgressGuard, Question
 from medseg_core.errors import PolicyError, UpdateError, WireError
-from medseg_core.federation.codec import read_tensors
-from medseg_core.federation.update import check_update, spec_of
+from medseg_core.federation.codec import decode_update, read_tensors
+from medseg_core.federation.codecs import Codec
+from medseg_core.federation.codecs.halves import BFloat16, Float16
+from medseg_core.federation.codecs.int8 import Int8
+from medseg_core.federation.codecs.topk import TopK
+from medseg_core.federation.update import DELTA, check_update, spec_of
 from medseg_core.files import sha256_of
 from medseg_core.wire.envelope import Envelope, verify
 
@@ -37,11 +41,17 @@ def question(kind: str = "train", **fields: Any) -> Question:
     return Question(opened(data).header, opened(data).payload, sha256_of(data))
 
 
-def release(guard: EgressGuard, update: dict[str, np.ndarray] = ONES, n_patients: int = 9) -> Envelope:
+def release(
+    guard: EgressGuard,
+    update: dict[str, np.ndarray] = ONES,
+    n_patients: int = 9,
+    codec: Codec | None = None,
+) -> Envelope:
     counts, scalars = {"cases": 9, "steps": 5}, {"loss": 0.5, "training_s": 1.0, "waiting_s": 0.0}
-    return guard.release_update(
-        question(), update, SPEC, counts=counts, scalars=scalars, n_patients=n_patients
+    envelope, _ = guard.release_update(
+        question(), update, SPEC, counts=counts, scalars=scalars, n_patients=n_patients, codec=codec
     )
+    return envelope
 
 
 @pytest.mark.parametrize(
@@ -85,6 +95,17 @@ def test_a_long_update_is_scaled_down_before_it_leaves(tmp_path: Path, limit: fl
     assert np.allclose(tensors[FIRST], limit / np.sqrt(N), rtol=1e-5)
     (entry,) = ledger_of(tmp_path)
     assert (entry.update_norm, entry.norm_before_clip) == (norm, pytest.approx(np.sqrt(N)))
+
+
+@pytest.mark.parametrize("codec", [Float16(), BFloat16(), Int8(), TopK(1.0)], ids=lambda c: type(c).__name__)
+def test_what_arrives_of_a_coded_update_is_no_longer_than_allowed(tmp_path: Path, codec: Codec) -> None:
+    rng = np.random.default_rng(0)
+    update = {name: rng.normal(size=tensor.shape).astype(np.float32) for name, tensor in ONES.items()}
+    sent = release(make_guard(tmp_path, max_update_norm=1.0), update, codec=codec)
+    arrived = decode_update(sent.payload, {DELTA: SPEC}, codec)[DELTA]
+    norm = check_update(arrived, SPEC, max_norm=1.0)
+    assert norm == pytest.approx(1.0, rel=1e-3)
+    assert sent.header.scalars["update_norm"] == norm
 
 
 def test_an_update_within_the_norm_leaves_bit_for_bit(tmp_path: Path) -> None:
