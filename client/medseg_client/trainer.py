@@ -256,7 +256,7 @@ class Trainer:
         for name, late in memory.get("left_over", {}).items():
             update[name] += late
         try:
-            reply, left_over = self._guard.release_update(
+            envelope, left_over = self._guard.release_update(
                 question,
                 update,
                 spec,
@@ -273,8 +273,8 @@ class Trainer:
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
         kept |= {"left_over": left_over} if codec else {}
-        self._state.commit(request, question.sha256, reply.to_bytes(), memory=kept)
-        return reply.to_bytes()
+        self._state.commit(request, question.sha256, reply := envelope.to_bytes(), memory=kept)
+        return reply
 
     def _score_before_training(
         self, question: Question, experiment: Experiment, data: SiteData, weights: Weights

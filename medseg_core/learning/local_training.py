@@ -109,11 +109,7 @@ def train_locally(
         training_s = time.perf_counter() - began - waiting_s
     rule.end(network, rates, training.momentum)
     report = TrainingReport(
-        n_cases=len(cases),
-        n_steps=steps,
-        loss=mean_loss,
-        training_s=training_s,
-        waiting_s=waiting_s,
+        n_cases=len(cases), n_steps=steps, loss=mean_loss, training_s=training_s, waiting_s=waiting_s
     )
     return report, _memory_of(optimiser, network)
 

@@ -29,7 +29,7 @@ from medseg_core.learning.device import choose_device
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.learning.losses import build_loss
-from medseg_core.learning.networks import build_network
+from medseg_core.learning.networks import build_network, monai_definition
 from medseg_core.learning.weights import get_weights
 from medseg_simulation.preset_files import read_preset
 
@@ -102,6 +102,7 @@ class Monai:
         self, cases: Sequence[PreprocessedCase], experiment: Experiment, device: torch.device, workers: int
     ) -> None:
         from monai.data import CacheDataset, DataLoader
+        from monai.networks import nets
 
         self._experiment, self._device = experiment, device
         data = [{"image": np.array(case.image), "label": np.array(case.label)[None]} for case in cases]
@@ -114,7 +115,8 @@ class Monai:
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
         )
-        self._network: nn.Module = build_network(experiment.task, experiment.model, seed=0).to(device)
+        name, arguments = monai_definition(experiment.task, experiment.model)
+        self._network: nn.Module = getattr(nets, name)(**arguments).to(device)
         self._n_cases = len(cases)
         self._train(1)
 

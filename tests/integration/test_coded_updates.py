@@ -70,7 +70,7 @@ def test_a_run_with_codecs_ends_near_the_one_without(tmp_path: Path) -> None:
     assert bytes_up(runs["topk"]) < bytes_up(runs["int8"]) < bytes_up(runs["fp16"]) < bytes_up(runs["fp32"])
 
 
-def test_what_is_left_over_stays_at_the_site_and_comes_with_the_next_update(tmp_path: Path) -> None:
+def test_what_is_left_over_stays_at_the_site(tmp_path: Path) -> None:
     run = run_in(tmp_path, experiment_of("topk"))
     train(run)
 

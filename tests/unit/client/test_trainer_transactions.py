@@ -14,10 +14,15 @@ from builders import (
     opened,
 )
 from safetensors.numpy import load
+from torch import nn
 
 from medseg_client.trainer import Trainer
 from medseg_core.config import Experiment
-from medseg_core.federation.codec import read_tensors
+from medseg_core.federation.codec import decode_update, read_tensors
+from medseg_core.federation.codecs import build_codec
+from medseg_core.federation.update import DELTA, Tensors, spec_of
+from medseg_core.learning.local_training import TrainingReport
+from medseg_core.learning.weights import set_weights
 from medseg_core.wire.codes import RefusalCode
 
 DATA = make_site_data("north", train=2)
@@ -95,6 +100,34 @@ def test_a_counted_update_leaves_its_memory_behind(
     continued = update_in(trainer.handle(train_request(experiment, 2, counted=(1, 1))))
     fresh = update_in(make_trainer(tmp_path / "other", experiment, DATA).handle(train_request(experiment, 2)))
     assert not are_equal(fresh, continued)
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", "topk"])
+def test_what_a_codec_leaves_over_comes_with_the_next_counted_update(tmp_path: Path, codec: str) -> None:
+    experiment = make_experiment(federation={"rounds": 9}, codec={"name": codec})
+    trainer, written = make_trainer(tmp_path, experiment, DATA), build_codec(experiment)
+    step = {
+        name: np.sin(np.arange(w.size)).reshape(w.shape) for name, w in initial_weights(experiment).items()
+    }
+
+    def learn(network: nn.Module, *_: object, start: Tensors, **__: object) -> tuple[TrainingReport, Tensors]:
+        set_weights(network, {name: (w + step[name]).astype(np.float32) for name, w in start.items()})
+        return TrainingReport(n_cases=2, n_steps=1, loss=1.0, training_s=1.0, waiting_s=0.0), {}
+
+    trainer.learn = learn
+    arrived = {name: np.zeros_like(tensor) for name, tensor in step.items()}
+    for number in range(1, 5):
+        counted = (number - 1, 1) if number > 1 else (0, 0)
+        reply = trainer.handle(train_request(experiment, number, counted=counted))
+        spec = spec_of(initial_weights(experiment), frozenset(step))
+        update = decode_update(opened(reply).payload, {DELTA: spec}, written)[DELTA]
+        arrived = {name: arrived[name] + update[name] for name in arrived}
+
+    left = load(next(tmp_path.rglob("train_000004_1/memory.safetensors")).read_bytes())
+    for name, wanted in step.items():
+        np.testing.assert_allclose(
+            arrived[name] + left[f"left_over/{name}"], 4 * wanted, atol=1e-5, err_msg=name
+        )
 
 
 def test_a_new_attempt_starts_from_the_same_state_as_the_first(
