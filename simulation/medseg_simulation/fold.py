@@ -164,19 +164,25 @@ def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[Mo
     plans = [ModelPlan("global", experiment, data)]
     settings = experiment.simulation
     if "pooled" in settings.baselines:
-        plans.append(ModelPlan("pooled", _central(experiment, settings.pooled), {"pooled": pooled(data)}))
+        everybody = {"pooled": pooled(data)}
+        plans.append(ModelPlan("pooled", _central(experiment, settings.pooled, n_sites=len(data)), everybody))
     if "local" in settings.baselines:
         plans += [
-            ModelPlan(f"local:{site}", _central(experiment, settings.local), {site: own})
+            ModelPlan(f"local:{site}", _central(experiment, settings.local, n_sites=len(data)), {site: own})
             for site, own in data.items()
         ]
     return plans
 
 
-def _central(experiment: Experiment, tuned: Tuned) -> Experiment:
-    """The experiment for one site alone, at the baseline's own best settings."""
+def _central(experiment: Experiment, tuned: Tuned, *, n_sites: int) -> Experiment:
+    """The experiment for one site alone, at the baseline's own best settings.
+
+    A round of cyclic is one site's: the same passes over a case are a round in `n_sites`.
+    """
+    rounds_a_pass = n_sites if experiment.federation.algorithm == "cyclic" else 1
     federation = experiment.federation.model_copy(
         update={
+            "rounds": max(1, experiment.federation.rounds // rounds_a_pass),
             "algorithm": "fedavg",
             "fine_tuning": FineTuning(),
             "server_momentum": 0.0,
@@ -190,8 +196,14 @@ def _central(experiment: Experiment, tuned: Tuned) -> Experiment:
     )
     training = experiment.training.model_copy(update=tuned.model_dump(exclude_none=True))
     simulation = experiment.simulation.model_copy(update={"faults": None})
+    every_rounds = max(1, experiment.evaluation.every_rounds // rounds_a_pass)
     return experiment.model_copy(
-        update={"federation": federation, "training": training, "simulation": simulation}
+        update={
+            "federation": federation,
+            "training": training,
+            "evaluation": experiment.evaluation.model_copy(update={"every_rounds": every_rounds}),
+            "simulation": simulation,
+        }
     )
 
 

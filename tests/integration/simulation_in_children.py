@@ -101,7 +101,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
     while True:
         child = start(folder, "killed")
         if killed < kills:
-            time.sleep(moments.uniform(0, whole_s / 2))
+            time.sleep(moments.uniform(0, whole_s / 4))  # at least the first three kills come before its end
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
