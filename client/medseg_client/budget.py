@@ -19,7 +19,7 @@ def require_budget(
     """
     charges = answered.charges(kind, request.task)
     key, limit = rule_for(policy, kind)
-    own = charge(kind, request, request.payload_sha256, request_sha256)
+    own = charge(kind, request, request.model_sha256, request_sha256)
     if own not in charges and len(charges) >= limit:
         asked = f"{len(charges)} of task {request.task} were answered"
         raise PolicyError(RefusalCode.BUDGET_SPENT, key, asked, limit)
@@ -34,7 +34,7 @@ def budget_left(policy: Policy, kind: Kind, task: str, answered: Answered) -> in
 
 def _require_own_model(request: Header, scored_round: int, answered: Answered) -> None:
     """The round that is scored has room for this model. Raises WireError."""
-    others = answered.models_scored(request.run, scored_round) - {request.payload_sha256}
+    others = answered.models_scored(request.run, scored_round) - {request.model_sha256}
     if len(others) >= max(1, len(answered.trainings(request.run, scored_round))):
         raise WireError(
             RefusalCode.BUDGET_SPENT,

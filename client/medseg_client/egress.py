@@ -266,7 +266,7 @@ class EgressGuard:
 
 def _event(kind: str, question: Question, header: Header, **more: float | None) -> Event:
     """A line of the ledger about an answer to a question."""
-    model_sha256 = question.header.payload_sha256
+    model_sha256 = question.header.model_sha256
     facts = {"event": kind, "header": header, "request_sha256": question.sha256, "model_sha256": model_sha256}
     return Event.model_validate(facts | more)
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from medseg_client.approval import experiment_in
 from medseg_client.egress import EgressGuard, Question
 from medseg_client.fault_codes import code_of
+from medseg_client.held_models import HeldModels
 from medseg_client.model_scope import SCOPE_FILE, scope_patients, scope_told
 from medseg_client.models import Models
 from medseg_client.personal import fine_tuning_of, own_weights, told_and_kept, whole
@@ -34,10 +35,9 @@ from medseg_core.errors import (
     WireError,
 )
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.codec import decode_kinds, decode_model
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.shared_tensors import count_numbers, shared_spec
-from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta, spec_for
+from medseg_core.federation.update import MODEL, ModelSpec, Tensors, delta
 from medseg_core.files import sha256_of
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, TrainingReport, device_guard, train_locally
@@ -84,6 +84,7 @@ class Trainer:
     ) -> None:
         self._identity, self._state, self._guard, self._device = identity, state, guard, device
         self._approved, self._data_of, self._models = approved, data_of, models
+        self._held = HeldModels(state.folder)
         self.on_fault, self._approve = on_fault, approve
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
         self._halved: Experiment | None = None  # whose batches do not fit this device
@@ -117,7 +118,8 @@ class Trainer:
                     question, lambda: is_over() or self._latest_attempt(request) > request.attempt
                 )
             except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
-                self.on_fault(error)
+                if code_of(error) != RefusalCode.MODEL_NOT_HELD:  # no fault: the model comes whole, then
+                    self.on_fault(error)
                 return self._refuse(question, code_of(error))
 
     def turn_away(self, data: bytes | bytearray, error: WireError) -> None:
@@ -228,11 +230,7 @@ class Trainer:
         codec = build_codec(experiment)
         remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser or codec is not None
         memory = self._state.memory_at(request) if remembers else {}
-        received = decode_kinds(
-            question.payload,
-            {kind: spec_for(kind, spec) for kind in (MODEL, *algorithm.downloads)},
-            main=MODEL,
-        )
+        received = self._held.receive(request, question.payload, experiment, spec)
         own = own_weights(algorithm, experiment, spec, memory)
         start = whole(received[MODEL], own, spec)
         before = self._score_before_training(question, experiment, data, start)
@@ -339,7 +337,7 @@ class Trainer:
 
     def _evaluate(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
         """Score the model sent on validation or, once a run, on the test cases; there the site's own model, too."""
-        request, model_sha256 = question.header, sha256_of(question.payload)
+        request, model_sha256 = question.header, str(question.header.model_sha256)
         if request.split == "test" and (self._state.tested_model(request) or model_sha256) != model_sha256:
             raise WireError(
                 RefusalCode.BUDGET_SPENT, f"run {request.run} has read the test cases for another model"
@@ -349,7 +347,7 @@ class Trainer:
         self._guard.require_allowed(question, n_patients := count_patients(cases))
         network, spec = self._network(experiment)
         algorithm = build_algorithm(experiment)
-        model = decode_model(question.payload, spec, besides=algorithm.downloads)
+        model = self._held.receive(request, question.payload, experiment, spec)[MODEL]
         own = own_weights(
             algorithm, experiment, spec, self._state.memory_at(request) if algorithm.personalises else {}
         )

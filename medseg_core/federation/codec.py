@@ -1,7 +1,7 @@
 """Tensors as bytes and back: float32 in the safetensors format, the same bytes for the same tensors.
 
-An update's parameters may be written by a codec instead (`codecs`): as arrays `coded/NAME`. Buffers, and tensors of
-further kinds, stay float32.
+By how much parameters move may be written by a codec instead (`codecs`): as arrays `coded/NAME`. Buffers, and tensors
+of further kinds, stay float32.
 """
 
 import math
@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.base import Blocks, Entries, blocks_of
-from medseg_core.federation.update import DELTA, ModelSpec, Tensors, check_names_and_shapes, refused, spec_for
+from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_shapes, refused, spec_for
 from medseg_core.learning.weights import join_kinds
 
 CODED = "coded"  # before the names of a codec's arrays
@@ -44,12 +44,32 @@ def encode_kinds(kinds: Mapping[str, Entries], *, main: str) -> bytes:
     return encode_tensors({**kinds[main], **join_kinds(others)})
 
 
-def decode_kinds(data: bytes, specs: Mapping[str, ModelSpec], *, main: str) -> dict[str, Tensors]:
+def decode_kinds(
+    data: bytes,
+    specs: Mapping[str, ModelSpec],
+    *,
+    main: str,
+    codec: Codec | None = None,
+    besides: Collection[str] = (),
+) -> dict[str, Tensors]:
     """The tensors in bytes of `encode_kinds`, exactly those of each kind's specification.
 
+    Those of `main` as `codec` wrote them. Whether or not there are tensors of the kinds `besides`, too.
     Raises UpdateError as `decode_tensors`.
     """
-    return _by_kind(read_tensors(data), specs, main=main)
+    entries = read_tensors(data) if codec is None else _entries(data)
+    entries = {name: array for name, array in entries.items() if name.partition("/")[0] not in besides}
+    if codec is None:
+        return _by_kind(entries, specs, main=main)
+    coded = {n.removeprefix(f"{CODED}/"): a for n, a in entries.items() if n.startswith(f"{CODED}/")}
+    names, blocks = _parameters(spec := specs[main])
+    buffers = ModelSpec({name: tensor for name, tensor in spec.tensors.items() if tensor.role == "buffer"})
+    rest = {name: array for name, array in entries.items() if not name.startswith(f"{CODED}/")}
+    kinds = _by_kind(rest, {**specs, main: buffers}, main=main)
+    with np.errstate(over="ignore"):  # a hostile scale: check_update tells
+        numbers = codec.decode(coded, blocks)
+    whole = {**kinds[main], **_split(numbers, names, spec)}
+    return {**kinds, main: {name: whole[name] for name in spec.tensors}}
 
 
 def _by_kind(entries: Entries, specs: Mapping[str, ModelSpec], *, main: str) -> dict[str, Tensors]:
@@ -77,37 +97,6 @@ def code(update: Tensors, spec: ModelSpec, codec: Codec | None) -> tuple[Entries
     arrived = {**buffers, **_split(codec.decode(entries, blocks), names, spec)}
     coded = {f"{CODED}/{name}": entry for name, entry in entries.items()}
     return {**buffers, **coded}, {name: arrived[name] for name in spec.tensors}
-
-
-def decode_update(data: bytes, specs: Mapping[str, ModelSpec], codec: Codec | None) -> dict[str, Tensors]:
-    """The tensors of a reply to a training request, by kind: `decode_kinds` with the update as the codec wrote it.
-
-    Raises UpdateError as `decode_kinds`.
-    """
-    if codec is None:
-        return decode_kinds(data, specs, main=DELTA)
-    entries = _entries(data)
-    coded = {n.removeprefix(f"{CODED}/"): a for n, a in entries.items() if n.startswith(f"{CODED}/")}
-    names, blocks = _parameters(spec := specs[DELTA])
-    buffers = ModelSpec({name: tensor for name, tensor in spec.tensors.items() if tensor.role == "buffer"})
-    rest = {name: array for name, array in entries.items() if not name.startswith(f"{CODED}/")}
-    kinds = _by_kind(rest, {**specs, DELTA: buffers}, main=DELTA)
-    with np.errstate(over="ignore"):  # a hostile scale: check_update tells
-        numbers = codec.decode(coded, blocks)
-    update = {**kinds[DELTA], **_split(numbers, names, spec)}
-    return {**kinds, DELTA: {name: update[name] for name in spec.tensors}}
-
-
-def decode_model(
-    data: bytes, spec: ModelSpec, *, besides: Collection[str]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The model in bytes of `encode_kinds`, whether or not tensors of the kinds `besides` come with it.
-
-    Raises UpdateError as `decode_tensors`.
-    """
-    found = {name: t for name, t in read_tensors(data).items() if name.partition("/")[0] not in besides}
-    check_names_and_shapes(found, spec)
-    return {name: found[name] for name in spec.tensors}
 
 
 def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:

@@ -24,6 +24,11 @@ def shared_spec(experiment: Experiment, network: nn.Module) -> ModelSpec:
     return spec_of({n: t for n, t in weights.items() if n not in local}, parameter_names(network))
 
 
+def model_spec(experiment: Experiment) -> ModelSpec:
+    """Names and shapes of the tensors that travel in an experiment."""
+    return shared_spec(experiment, build_network(experiment.task, experiment.model, seed=0))
+
+
 def count_numbers(experiment: Experiment) -> tuple[int, int]:
     """Parameters and floating-point buffers that travel, and those that stay at the site; no memory is used for them.
 

@@ -105,6 +105,12 @@ def delta(local: Tensors, start: Tensors) -> dict[str, npt.NDArray[np.float32]]:
         return {name: local[name] - start[name] for name in local}
 
 
+def moved(start: Tensors, step: Tensors) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights plus a step, float32: the same bits at a coordinator and at its sites."""
+    with np.errstate(invalid="ignore", over="ignore"):  # a hostile step: the model's name tells
+        return {name: start[name] + step[name] for name in start}
+
+
 def check_names_and_shapes(tensors: Mapping[str, npt.NDArray[Any]], spec: ModelSpec) -> None:
     """The tensors are those of the model: each there, none besides, float32, in shape. Raises UpdateError."""
     if missing := sorted(spec.tensors.keys() - tensors.keys()):

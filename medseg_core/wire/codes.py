@@ -27,6 +27,7 @@ class RefusalCode(StrEnum):
     DEADLINE = "deadline"
     TRAINER_AWAY = "trainer_away"
     WORKING = "working"
+    MODEL_NOT_HELD = "model_not_held"
     INTERNAL = "internal"
 
 
@@ -52,5 +53,6 @@ SENTENCES: dict[RefusalCode, str] = {
     RefusalCode.DEADLINE: "The work was not done before the deadline. Raise it, or look at the site's load.",
     RefusalCode.TRAINER_AWAY: "The site's trainer does not answer. The site starts it again.",
     RefusalCode.WORKING: "The site is at work on this very request. Ask again; it trains once.",
+    RefusalCode.MODEL_NOT_HELD: "The site does not hold the model that the step starts from. Send it the whole model.",
     RefusalCode.INTERNAL: "The site met an unexpected fault. The site's log names it.",
 }

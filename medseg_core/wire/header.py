@@ -56,8 +56,10 @@ class Header(BaseModel):
     that it brings (0, 0: none); `kept_round` and `kept_attempt`, in a train request, that of the best model so far,
     whose state the site is to keep. A train request with `split` asks for the validation score of the model that it
     brings, too: that of the round before. A test request whose `counts` hold `scope` asks for moments of the model's
-    scope, too. `ledger_sequence` and `ledger_head` name, in an answer, the line of the site's ledger under which it
-    left: whoever keeps them can tell later whether lines were cut from it.
+    scope, too. Under a codec `model` names the model that a train or evaluate request brings, `best_model` the best so
+    far, which the site is to hold, and `base` the model from which the payload's step leads to it; where `base` is
+    `model`, the payload has nothing of it. `ledger_sequence` and `ledger_head` name, in an answer, the line of the
+    site's ledger under which it left: whoever keeps them can tell later whether lines were cut from it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -82,6 +84,9 @@ class Header(BaseModel):
     kept_round: RoundNumber = 0
     kept_attempt: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     split: Split | None = None
+    model: Sha256 | None = None  # `global_sha256`
+    base: Sha256 | None = None
+    best_model: Sha256 | None = None
     code: RefusalCode | None = None
     ledger_sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     ledger_head: Sha256 | None = None  # of the line with that number
@@ -105,6 +110,11 @@ class Header(BaseModel):
         return self
 
     @property
+    def model_sha256(self) -> str | None:
+        """What names the model that a request brings: its own name, or the SHA-256 of what it always travels as."""
+        return self.model or self.payload_sha256
+
+    @property
     def scored_round(self) -> int | None:
         """The round whose model is, or would be, scored; None where no score is asked for."""
         if self.split is None:
@@ -117,6 +127,14 @@ class Header(BaseModel):
             raise ValueError("payload_sha256 and payload_bytes go together")
         if self.payload_bytes and not may_carry_payload(self):
             raise ValueError(f"a {self.direction} of kind {self.kind} carries no payload")
+        return self
+
+    @model_validator(mode="after")
+    def _step_leads_to_a_model(self) -> "Header":
+        if self.model and not (self.kind in ("train", "evaluate") and self.direction == "request"):
+            raise ValueError("model belongs to train and evaluate requests")
+        if (self.base or self.best_model) and not self.model:
+            raise ValueError("base and best_model go with model")
         return self
 
     @model_validator(mode="after")

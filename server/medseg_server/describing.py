@@ -27,7 +27,7 @@ def describe(run: Run) -> dict[str, Counts]:
     payload = experiment_toml(run.experiment).encode()  # a site may have agreed to its task beforehand
     needed = COUNTED | ({"train_voxels"} if run.experiment.federation.weights == "voxels" else set())
     deadline_s = run.experiment.federation.deadline_s
-    for answer in run.ask(headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, dict.fromkeys(headers, payload), deadline_s=deadline_s):
         site = answer.site
         if answer.reply is None:
             if site not in before:

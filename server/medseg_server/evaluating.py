@@ -7,12 +7,13 @@ from medseg_core.assessment.released import Figures, read_figures
 from medseg_core.config import Experiment
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.checkpoint import load_checkpoint, prune_checkpoints
-from medseg_core.federation.codec import encode_tensors
+from medseg_core.federation.shared_tensors import model_spec
 from medseg_core.learning.scope import Moments, read_moments
 from medseg_core.wire.header import PERSONAL, SCOPE_WANTED, Header
 from medseg_server.asking import counted_in
 from medseg_server.errors import SiteAnswersError
-from medseg_server.run import Record, Run
+from medseg_server.run import Record, Run, best_round
+from medseg_server.sending import Sending
 
 Scores = dict[str, float | None]
 Told = (
@@ -46,7 +47,8 @@ def evaluate_last(run: Run, state: ServerState, history: list[Record], described
     """
     if not is_due(run.experiment, history[-1]):
         return
-    scores, absent, traffic = _evaluate(run, state, "validation", tuple(described))
+    sending = Sending(run.experiment, model_spec(run.experiment), state, history)
+    scores, absent, traffic = _evaluate(run, state, sending, "validation", tuple(described))
     told: dict[str, Told] = {
         site: told_dice(own, described[site]["validation_cases"]) for site, own in scores.items()
     }
@@ -103,7 +105,8 @@ def test_chosen(
     `with_scope`: sites are to tell what cases the model is for, too.
     """
     state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
-    scores, absent, _ = _evaluate(run, state, "test", sites, with_scope=with_scope)
+    sending = Sending(run.experiment, model_spec(run.experiment), state, is_held=True)
+    scores, absent, _ = _evaluate(run, state, sending, "test", sites, with_scope=with_scope)
     if absent:
         raise SiteAnswersError("evaluate", absent)
     return scores
@@ -115,7 +118,8 @@ def test_and_read(run: Run, chosen_round: int, described: Described) -> Tested:
     Raises SiteAnswersError where a required site is absent, or every site.
     """
     state = load_checkpoint(run.store.checkpoints / f"round_{chosen_round:04d}").state
-    scores, absent, _ = _evaluate(run, state, "test", tuple(described), with_scope=True)
+    sending = Sending(run.experiment, model_spec(run.experiment), state, is_held=True)
+    scores, absent, _ = _evaluate(run, state, sending, "test", tuple(described), with_scope=True)
     scope = {}
     figures: dict[str, Figures] = {}
     personal: dict[str, Figures] = {}
@@ -148,13 +152,6 @@ def _read(run: Run, told: Scores, counts: Mapping[str, int]) -> Figures | str:
     )
 
 
-def best_round(history: list[Record]) -> int:
-    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet."""
-    scored = [r for r in history if "validation_dice" in r]
-    best = max(scored, key=lambda r: (r["validation_dice"], -r["round"]), default={"round": 0})
-    return int(best["round"])
-
-
 def scores_of(record: Record | None) -> Record:
     """The scores in a round's record or in an `evaluated` event."""
     kept = ("validation_dice", "sites", "evaluation", "server_dice")
@@ -162,7 +159,13 @@ def scores_of(record: Record | None) -> Record:
 
 
 def _evaluate(
-    run: Run, state: ServerState, split: str, sites: tuple[str, ...], *, with_scope: bool = False
+    run: Run,
+    state: ServerState,
+    sending: Sending,
+    split: str,
+    sites: tuple[str, ...],
+    *,
+    with_scope: bool = False,
 ) -> tuple[dict[str, Scores], dict[str, str], dict[str, int]]:
     """Scores of a model at each site, who did not answer, and what it took on the wire."""
     attempt = run.next_attempt(f"evaluating_{split}", state.round)
@@ -175,9 +178,7 @@ def _evaluate(
     }
     scores: dict[str, Scores] = {}
     absent, traffic = {}, {"bytes_down": 0, "bytes_up": 0}
-    payload = encode_tensors(state.weights)
-    deadline_s = run.experiment.federation.deadline_s
-    for answer in run.ask(headers, payload, deadline_s=deadline_s):
+    for answer in sending.ask(run, headers):
         if answer.reply is None:
             absent[answer.site] = answer.reason
         else:

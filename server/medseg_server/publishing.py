@@ -25,7 +25,7 @@ def publish(run: Run, chosen_round: int) -> None:
     headers = {site: run.header("publish", site, chosen_round, attempt) for site in asked}
     deadline_s = min(DEADLINE_S, run.experiment.federation.deadline_s)
     received = []
-    for answer in run.ask(headers, payload, deadline_s=deadline_s):
+    for answer in run.ask(headers, dict.fromkeys(headers, payload), deadline_s=deadline_s):
         if fault := _fault(answer, len(payload)):
             absent[answer.site] = fault
         else:

@@ -52,17 +52,20 @@ def ask(
     coordinator: Coordinator,
     transport: Transport,
     headers: Mapping[str, Header],
-    payload: bytes,
+    payloads: Mapping[str, bytes],
     *,
     deadline_s: float,
+    model_bytes: int = 0,
 ) -> Iterator[Answer]:
-    """Send each site its header with the same payload; yield one answer a site, in order of arrival.
+    """Send each site its header and payload; yield one answer a site, in order of arrival.
+
+    A reply is at most twice as large as what was sent or as the model, of `model_bytes`, that this stands for.
 
     What is delivered under a site's name and is not its answer to this request (forged, damaged, late, repeated) does
     not keep the answer out: it is the reason for the site's absence if no answer follows. A site that the transport
     says nothing of is absent: `deadline`; one without a key in the roster is sent nothing: `not_enrolled`.
     """
-    sent = {s: seal(h, payload, coordinator.key) for s, h in headers.items() if s in coordinator.roster}
+    sent = {s: seal(h, payloads[s], coordinator.key) for s, h in headers.items() if s in coordinator.roster}
     waiting = {site: Answer(site, None, "not_enrolled", 0.0, 0, 0) for site in headers}
     for site, request in sent.items():
         waiting[site] = Answer(site, None, str(RefusalCode.DEADLINE), deadline_s, request.n_bytes, 0)
@@ -77,7 +80,8 @@ def ask(
             continue
         answer = replace(so_far, seconds=seconds, bytes_up=so_far.bytes_up + len(delivery.envelope))
         try:
-            reply = _checked(delivery.envelope, sent[delivery.site], coordinator.roster[delivery.site])
+            request, key = sent[delivery.site], coordinator.roster[delivery.site]
+            reply = _checked(delivery.envelope, request, key, max(model_bytes, len(request.payload)))
         except WireError as error:
             waiting[delivery.site] = replace(answer, reason=str(error.code))
             continue
@@ -111,9 +115,9 @@ class _Outbox(Mapping[str, bytes]):
         return len(self._envelopes)
 
 
-def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey) -> Envelope:
+def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey, model_bytes: int) -> Envelope:
     """The reply or refusal to this very request, signed by the site that was asked. Raises WireError."""
-    largest = 2 * len(request.payload) + HEADER_BYTES_MAX + 1024  # an update is as large as the model
+    largest = 2 * model_bytes + HEADER_BYTES_MAX + 1024  # an update is as large as the model
     reply = Envelope.from_bytes(data, max_bytes=largest)
     verify(reply, key)
     asked, got = request.header, reply.header

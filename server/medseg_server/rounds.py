@@ -13,19 +13,17 @@ from medseg_core.errors import RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
-from medseg_core.federation.codec import decode_update, encode_kinds
+from medseg_core.federation.codec import decode_kinds
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.exact_sum import integer_weights
-from medseg_core.federation.shared_tensors import initial_network, shared_spec
+from medseg_core.federation.shared_tensors import initial_network, model_spec
 from medseg_core.federation.update import (
     DELTA,
-    MODEL,
     ClientUpdate,
     ModelSpec,
     check_update,
     spec_for,
 )
-from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
@@ -36,7 +34,6 @@ from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesErro
 from medseg_server.evaluating import (
     Described,
     Told,
-    best_round,
     evaluate_last,
     is_due,
     note_scores,
@@ -45,7 +42,8 @@ from medseg_server.evaluating import (
     told_dice,
 )
 from medseg_server.requests import Answer
-from medseg_server.run import Record, Run
+from medseg_server.run import Record, Run, best_round
+from medseg_server.sending import Sending, moved_by_code
 
 __all__ = [
     "Run",
@@ -114,12 +112,6 @@ def recall(run: Run) -> Trained:
     return Trained(run.identifier, best_round(history), tuple(history), described["sites"])
 
 
-def model_spec(experiment: Experiment) -> ModelSpec:
-    """Names and shapes of the tensors that travel."""
-    network = build_network(experiment.task, experiment.model, seed=0)
-    return shared_spec(experiment, network)
-
-
 def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerState, list[Record]]:
     """State and history of the newest whole checkpoint, or round 0."""
     checkpoint = newest_checkpoint(
@@ -172,9 +164,7 @@ def _round(
     if algorithm.wants_reference:
         assert run.own_data is not None, "an experiment without server_data is refused"
         accumulator.reference = run.own_data.update(dict(state.weights), number)
-    payload = encode_kinds(
-        {MODEL: state.weights, **{k: state.memory[k] for k in algorithm.downloads}}, main=MODEL
-    )
+    sending = Sending(run.experiment, spec, state, history, besides=algorithm.downloads)
     headers = headers_of_round(
         run,
         state,
@@ -183,7 +173,7 @@ def _round(
         to_score=tuple(described) if is_scoring else (),
         kept=last_updates(history, best_round(history)) if algorithm.personalises else {},
     )
-    answers = run.ask(headers, payload, deadline_s=run.experiment.federation.deadline_s)
+    answers = sending.ask(run, headers)
     returned = _receive(
         run, algorithm, accumulator, number=number, answers=answers, participants=names, described=described
     )
@@ -201,10 +191,12 @@ def _round(
     new_state, diagnostics = algorithm.finish(
         accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
     )
+    new_state = moved_by_code(state, new_state, spec, build_codec(run.experiment))
     record = {
         "round": number,
         "attempt": attempt,
         **_participation(contributed, absent),
+        **sending.facts,
         "diagnostics": diagnostics,
     }
     run.store.event("round_finished", **record)
@@ -308,7 +300,7 @@ def _update_in(
             "bad_count", f"site {answer.site} counts {n_cases} cases, described were {expected_cases}"
         )
     header, limit = answer.reply.header, experiment.federation.max_update_norm
-    kinds = decode_update(answer.reply.payload, specs, build_codec(experiment))
+    kinds = decode_kinds(answer.reply.payload, specs, main=DELTA, codec=build_codec(experiment))
     for kind, tensors in kinds.items():
         check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
     others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}

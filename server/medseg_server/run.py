@@ -1,6 +1,6 @@
 """One run as the coordinator holds it: the experiment, the way to the sites, and the folder."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,12 +47,27 @@ class Run:
         """Sites that are connected and enrolled."""
         return tuple(site for site in self.transport.sites() if site in self.coordinator.roster)
 
-    def ask(self, headers: Mapping[str, Header], payload: bytes, *, deadline_s: float) -> Iterator[Answer]:
-        """Send sites their headers with one payload; one answer a site, its place in the site's ledger written down.
+    def ask(
+        self,
+        headers: Mapping[str, Header],
+        payloads: Mapping[str, bytes],
+        *,
+        deadline_s: float,
+        model_bytes: int = 0,
+    ) -> Iterator[Answer]:
+        """Send sites their headers and payloads; one answer a site, its place in the site's ledger written down.
 
         What is written down shows later whether lines were cut from a ledger, refusals and all.
         """
-        for answer in ask(self.coordinator, self.transport, headers, payload, deadline_s=deadline_s):
+        answers = ask(
+            self.coordinator,
+            self.transport,
+            headers,
+            payloads,
+            deadline_s=deadline_s,
+            model_bytes=model_bytes,
+        )
+        for answer in answers:
             if answer.ledger is not None:
                 asked = headers[answer.site]
                 facts = {"kind": asked.kind, "round": asked.round, **asdict(answer.ledger)}
@@ -64,3 +79,10 @@ class Run:
         attempt: int = 1 + sum(e["round"] == round_number for e in self.store.events(event))
         self.store.event(event, round=round_number, attempt=attempt)
         return attempt
+
+
+def best_round(history: Sequence[Record]) -> int:
+    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet."""
+    scored = [r for r in history if "validation_dice" in r]
+    best = max(scored, key=lambda r: (r["validation_dice"], -r["round"]), default={"round": 0})
+    return int(best["round"])

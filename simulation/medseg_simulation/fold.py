@@ -19,7 +19,7 @@ from medseg_client.model_scope import SCOPE_FILE
 from medseg_client.personal import PERSONAL_CASES, PERSONAL_WEIGHTS
 from medseg_client.site_data import SiteData
 from medseg_core.assessment.scores import CaseScores
-from medseg_core.config import Experiment, FineTuning, Tuned
+from medseg_core.config import Codec, Experiment, FineTuning, Tuned
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.scope import Moments, read_moments
@@ -201,6 +201,7 @@ def _central(experiment: Experiment, tuned: Tuned, *, n_sites: int) -> Experimen
         update={
             "federation": federation,
             "training": training,
+            "codec": Codec(),
             "evaluation": experiment.evaluation.model_copy(update={"every_rounds": every_rounds}),
             "simulation": simulation,
         }

@@ -19,7 +19,7 @@ from builders import (
 
 from medseg_client.egress import EgressGuard, Question
 from medseg_core.errors import PolicyError, UpdateError, WireError
-from medseg_core.federation.codec import decode_update, read_tensors
+from medseg_core.federation.codec import decode_kinds, read_tensors
 from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.halves import BFloat16, Float16
 from medseg_core.federation.codecs.int8 import Int8
@@ -102,7 +102,7 @@ def test_what_arrives_of_a_coded_update_is_no_longer_than_allowed(tmp_path: Path
     rng = np.random.default_rng(0)
     update = {name: rng.normal(size=tensor.shape).astype(np.float32) for name, tensor in ONES.items()}
     sent = release(make_guard(tmp_path, max_update_norm=1.0), update, codec=codec)
-    arrived = decode_update(sent.payload, {DELTA: SPEC}, codec)[DELTA]
+    arrived = decode_kinds(sent.payload, {DELTA: SPEC}, main=DELTA, codec=codec)[DELTA]
     norm = check_update(arrived, SPEC, max_norm=1.0)
     assert norm == pytest.approx(1.0, rel=1e-3)
     assert sent.header.scalars["update_norm"] == norm

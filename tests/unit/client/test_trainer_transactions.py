@@ -18,7 +18,7 @@ from torch import nn
 
 from medseg_client.trainer import Trainer
 from medseg_core.config import Experiment
-from medseg_core.federation.codec import decode_update, read_tensors
+from medseg_core.federation.codec import decode_kinds, read_tensors
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.update import DELTA, Tensors, spec_of
 from medseg_core.learning.local_training import TrainingReport
@@ -120,7 +120,7 @@ def test_what_a_codec_leaves_over_comes_with_the_next_counted_update(tmp_path: P
         counted = (number - 1, 1) if number > 1 else (0, 0)
         reply = trainer.handle(train_request(experiment, number, counted=counted))
         spec = spec_of(initial_weights(experiment), frozenset(step))
-        update = decode_update(opened(reply).payload, {DELTA: spec}, written)[DELTA]
+        update = decode_kinds(opened(reply).payload, {DELTA: spec}, main=DELTA, codec=written)[DELTA]
         arrived = {name: arrived[name] + update[name] for name in arrived}
 
     left = load(next(tmp_path.rglob("train_000004_1/memory.safetensors")).read_bytes())

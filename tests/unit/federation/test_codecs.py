@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_core.errors import UpdateError
-from medseg_core.federation.codec import code, decode_update, encode_kinds
+from medseg_core.federation.codec import code, decode_kinds, encode_kinds
 from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.base import BLOCK, blocks_of
 from medseg_core.federation.codecs.halves import BFloat16, Float16
@@ -84,7 +84,7 @@ def test_float16_holds_what_is_too_large() -> None:
 def test_what_arrives_is_what_the_sender_believes(codec: Codec) -> None:
     _, arriving = code(update(), SPEC, codec)
 
-    arrived = decode_update(payload(codec, update()), {DELTA: SPEC}, codec)[DELTA]
+    arrived = decode_kinds(payload(codec, update()), {DELTA: SPEC}, main=DELTA, codec=codec)[DELTA]
 
     assert list(arrived) == list(SPEC.tensors)
     for name in arriving:
@@ -149,7 +149,7 @@ def test_changed_bytes_are_refused_or_tensors_of_the_model(codec: Codec, data) -
     raw[place] ^= data.draw(st.integers(1, 255))
 
     try:
-        arrived = decode_update(bytes(raw), {DELTA: SPEC}, codec)[DELTA]
+        arrived = decode_kinds(bytes(raw), {DELTA: SPEC}, main=DELTA, codec=codec)[DELTA]
     except UpdateError:
         return
     shapes = {name: tensor.shape for name, tensor in arrived.items()}
@@ -163,7 +163,7 @@ def test_an_update_of_another_codec_is_refused(codec: Codec) -> None:
 
     for data in (plain, payload(other, update())):
         with pytest.raises(UpdateError) as caught:
-            decode_update(data, {DELTA: SPEC}, codec)
+            decode_kinds(data, {DELTA: SPEC}, main=DELTA, codec=codec)
         assert caught.value.reason in ("corrupt_payload", "extra_tensor")
 
 
@@ -182,5 +182,5 @@ def test_an_impossible_array_is_refused(name: str, entry: str, value: np.ndarray
     coded = dict(code(update(), SPEC, CODECS[name])[0]) | {f"coded/{entry}": value}
 
     with pytest.raises(UpdateError, match="coded") as caught:
-        decode_update(encode_kinds({DELTA: coded}, main=DELTA), {DELTA: SPEC}, CODECS[name])
+        decode_kinds(encode_kinds({DELTA: coded}, main=DELTA), {DELTA: SPEC}, main=DELTA, codec=CODECS[name])
     assert caught.value.reason == "corrupt_payload"

@@ -92,7 +92,7 @@ def test_a_simulated_site_keeps_no_ledger_and_nothing_is_written_down(tmp_path: 
     answer = trainer.handle
     run = make_run(tmp_path / "run", EXPERIMENT, ScriptedTransport({"north": lambda r: answer(r.to_bytes())}))
     headers = {"north": run.header("describe", "north", 0, 1)}
-    (told,) = run.ask(headers, b"", deadline_s=9.0)
+    (told,) = run.ask(headers, {"north": b""}, deadline_s=9.0)
     assert opened(told.reply.to_bytes()).header.ledger_head is None
     assert run.store.events("ledger") == []
 
