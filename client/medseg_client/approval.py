@@ -40,7 +40,9 @@ def words(experiment: Experiment, policy: Policy) -> Iterator[str]:
     if "site" in policy.statistics:
         yield f"- with that, whenever a run begins or resumes: {_STATISTICS['site']}"
     clip = f", scaled down to norm {policy.max_update_norm:g}" if policy.max_update_norm else ""
-    yield f"- each round: by how much training moved the {n_numbers:,} numbers ({megabytes:.3g} MB{_written(experiment)}){clip}"
+    codec = experiment.codec.name
+    written = f"{megabytes:.3g} MB" + ("" if codec == "fp32" else f" before {codec} shortens them")
+    yield f"- each round: by how much training moved the {n_numbers:,} numbers ({written}){clip}"
     yield f"- each round: how many cases and steps{_and('training', policy)}"
     if n_staying:
         yield f"- never: {n_staying:,} more numbers of the network; every site has its own of those"
@@ -76,12 +78,6 @@ def experiment_in(payload: bytes, sha256: str) -> Experiment:
     if experiment_sha256(experiment) != sha256:
         raise WireError(RefusalCode.MALFORMED, "the experiment is not the one that the request names")
     return experiment
-
-
-def _written(experiment: Experiment) -> str:
-    """How a codec shortens what is sent."""
-    name = experiment.codec.name
-    return "" if name == "fp32" else f" before it is shortened by {name}"
 
 
 def _and(name: str, policy: Policy) -> str:
