@@ -2,8 +2,8 @@
 
     python tests/benchmarks/codecs.py DATA [--preset hippocampus] [--codecs int8,topk] [--seeds 0,1,2] [--out DIR]
 
-Each run is a process, as a researcher starts it; one without a codec for each seed, to compare with. Bytes are those of
-the whole run, both ways, evaluations and test included. The difference in Dice is paired by test case; its interval is a
+Each run is a process, as a researcher starts it; one a seed is without a codec, to compare with. Bytes are those of
+the whole run, both ways, evaluations and test included. The difference in Dice is paired by case; its interval is a
 bootstrap over the patients of all seeds. A run that is there already is not repeated. Prints a Markdown table and, as
 its last line, the rows for `make benchmark`.
 """
