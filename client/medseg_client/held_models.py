@@ -66,13 +66,12 @@ class HeldModels:
         if (model := self._find(request.run, request.model, spec)) is not None:
             return model
         base = self._find(request.run, request.base, spec)
-        if base is None and request.round <= 1:
+        if base is None:
             weights = get_weights(initial_network(experiment))
             base = {name: weights[name] for name in spec.tensors}
-        if base is None:
-            raise WireError(
-                RefusalCode.MODEL_NOT_HELD, f"model {request.base} of run {request.run} is not here"
-            )
+            if global_sha256(base) != request.base:
+                code = RefusalCode.MODEL_NOT_HELD
+                raise WireError(code, f"model {request.base} of run {request.run} is not here")
         return base if step is None else moved(base, step)
 
     def _find(self, run: str, sha256: str, spec: ModelSpec) -> Tensors | None:

@@ -104,6 +104,8 @@ class Sending:
             return "held"
         if site in self._history[-1].get("sites", ()):  # it scored this model
             return "held"
+        if len(self._history) == 1 or site in self._history[-2].get("sites", ()):
+            return "step"
         return "step" if site in self._history[-1]["contributed"] else "whole"
 
     def _names(self, form: Form) -> dict[str, str | None]:

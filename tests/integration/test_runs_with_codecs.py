@@ -156,3 +156,10 @@ def test_a_site_that_lost_its_models_is_asked_again_and_nobody_notices(tmp_path:
     assert newest_sha256(run.store) == newest_sha256(whole.store)
     (third,) = [e for e in run.store.events("round_finished") if e["round"] == 3]
     assert third["contributed"]["north"]["bytes_down"] > third["contributed"]["south"]["bytes_down"]
+
+
+def test_a_site_that_is_asked_for_scores_alone_gets_steps_too(tmp_path: Path) -> None:
+    run = run_in(tmp_path, experiment_of("int8", rounds=5, participants=1))
+    train(run)
+
+    assert not any(request.header.base is None for request in run.transport.sent if request.header.model)
