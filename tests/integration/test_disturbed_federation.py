@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from experiments import TINY
-from loopback import COORDINATOR, RUN_S, Loopback, call, make_loopback
+from loopback import COORDINATOR, RUN_S, SITES, Loopback, call, make_loopback
 from waiting import wait_until
 
 from medseg_core.supervision import program
@@ -20,6 +20,8 @@ EXPERIMENT = f"""{TINY}[federation]
 rounds = 4
 optimiser_memory = true
 server_momentum = 0.5
+[codec]
+name = "int8"
 """
 WEIGHTS = "checkpoints/round_0004/weights.safetensors"
 
@@ -54,4 +56,5 @@ def test_a_run_survives_kills_and_a_stop_with_the_weights_of_the_simulation(tmp_
         assert json.loads(line)["state"] == "stopped"
         told = call(tmp_path, "medseg-server", "resume", COORDINATOR, federation.run.name)
         assert "finished" in told
+    assert all(len(list(tmp_path.glob(f"{site}/**/models/*.safetensors"))) == 1 for site in SITES)
     assert (federation.run / WEIGHTS).read_bytes() == (federation.simulated() / WEIGHTS).read_bytes()
