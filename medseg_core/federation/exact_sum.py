@@ -52,6 +52,10 @@ class ExactSum:
         Raises UpdateError (overflow, not_finite, bad_count, and those of names, types and shapes).
         """
         self.require_room(tensors, weight)
+        self.add_fitting(tensors, weight)
+
+    def add_fitting(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
+        """Add what `require_room` has looked at."""
         for name, tensor in tensors.items():
             _add_scaled(self._sums[name], tensor.reshape(-1), weight, self._fraction_bits(name))
         self.weight += weight
@@ -65,12 +69,13 @@ class ExactSum:
             _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
 
     def mean(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Sum over the weights that were really added; divided in float64, rounded to float32."""
+        """Sum over the weights that were really added; divided in float64, rounded to float32. It uses the sum up."""
         assert self.weight > 0
         means = {}
         for name, tensor in self._spec.tensors.items():
             scale = float(self.weight << self._fraction_bits(name))
-            means[name] = (self._sums[name] / scale).astype(np.float32).reshape(tensor.shape)
+            means[name] = np.empty(tensor.shape, np.float32)
+            np.divide(self._sums.pop(name), scale, out=means[name].reshape(-1), casting="same_kind")
         return means
 
     def _fraction_bits(self, name: str) -> int:

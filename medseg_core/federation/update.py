@@ -128,7 +128,7 @@ def check_update(
     Raises UpdateError (missing_tensor, extra_tensor, wrong_dtype, wrong_shape, not_finite, norm_exceeded).
     """
     check_names_and_shapes(tensors, spec)
-    squares = {name: _sum_of_squares(tensor) for name, tensor in sorted(tensors.items())}
+    squares = {name: sum_of_squares(tensor) for name, tensor in sorted(tensors.items())}
     for name, square in squares.items():
         if not math.isfinite(square):
             raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
@@ -143,7 +143,7 @@ def refused(reason: Reason, detail: str) -> UpdateError:
     return UpdateError(reason, detail)
 
 
-def _sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
+def sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
     """Finite if and only if the tensor is: squares of float32 numbers cannot overflow float64."""
     flat, total = tensor.reshape(-1), 0.0
     with np.errstate(invalid="ignore"):

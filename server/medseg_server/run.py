@@ -52,12 +52,15 @@ class Run:
 
         What is written down shows later whether lines were cut from a ledger, refusals and all.
         """
-        for answer in ask(self.coordinator, self.transport, headers, payload, deadline_s=deadline_s):
+
+        def noted(answer: Answer) -> Answer:
             if answer.ledger is not None:
                 asked = headers[answer.site]
                 facts = {"kind": asked.kind, "round": asked.round, **asdict(answer.ledger)}
                 self.store.event("ledger", code=answer.reason or None, **facts)
-            yield answer
+            return answer
+
+        return map(noted, ask(self.coordinator, self.transport, headers, payload, deadline_s=deadline_s))
 
     def next_attempt(self, event: str, round_number: int) -> int:
         """Attempts at this round so far, in earlier processes too, plus one; written down before anything is sent."""
