@@ -3,6 +3,7 @@
 The same loop drives a simulation and a real federation; only the transport differs.
 """
 
+import gc
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,7 @@ from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
 from medseg_core.federation.codec import decode_model, decode_update, encode_kinds
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.exact_sum import integer_weights
-from medseg_core.federation.shared_tensors import initial_network, shared_spec
+from medseg_core.federation.shared_tensors import initial_network, network_without_memory, shared_spec
 from medseg_core.federation.update import (
     DELTA,
     MODEL,
@@ -25,7 +26,6 @@ from medseg_core.federation.update import (
     check_update,
     spec_for,
 )
-from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
@@ -102,6 +102,7 @@ def train(run: Run) -> Trained:
         except _TakenError:
             continue
         history.append(record)
+        del payload  # with it go the weights before this round
         save_checkpoint(run.store.checkpoints, state, {"history": history})
     evaluate_last(run, state, history, described)
     best = best_round(history)
@@ -119,8 +120,7 @@ def recall(run: Run) -> Trained:
 
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Names and shapes of the tensors that travel."""
-    network = build_network(experiment.task, experiment.model, seed=0)
-    return shared_spec(experiment, network)
+    return shared_spec(experiment, network_without_memory(experiment))
 
 
 def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerState, list[Record]]:
@@ -133,10 +133,16 @@ def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerSta
         history = list(checkpoint.record["history"])
         scored = {e["round"]: e for e in run.store.events("evaluated")}
         return checkpoint.state, [r | scores_of(scored.get(r["round"])) for r in history]
-    weights = get_weights(initial_network(run.experiment))
-    state = algorithm.init({name: weights[name] for name in spec.tensors}, spec)
+    state = _first_state(run.experiment, algorithm, spec)
+    gc.collect()  # a network refers to itself: it would stay in memory until Python looks
     save_checkpoint(run.store.checkpoints, state, {"history": []})
     return state, []
+
+
+def _first_state(experiment: Experiment, algorithm: Algorithm, spec: ModelSpec) -> ServerState:
+    """The state of round 0."""
+    weights = get_weights(initial_network(experiment))
+    return algorithm.init({name: weights[name] for name in spec.tensors}, spec)
 
 
 def _in_payload(state: ServerState, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerState, bytes]:

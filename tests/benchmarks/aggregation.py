@@ -29,6 +29,7 @@ from builders import COORDINATOR_KEY, make_request
 from fabricated_sites import experiment_of_size
 
 from medseg_core.config import Experiment
+from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.algorithms.fedavg import FedAvg
 from medseg_core.federation.codec import decode_update, encode_tensors
 from medseg_core.federation.exact_sum import ExactSum
@@ -49,7 +50,7 @@ class Round:
 
     experiment: Experiment
     spec: ModelSpec
-    start: Tensors
+    start: ServerState
     updates: list[Tensors]
     weights: list[int]
 
@@ -69,14 +70,13 @@ class Round:
     def whole(self, payloads: list[bytes]) -> Tensors:
         """Ours as the round loop does it: from payloads to the weights of the next round."""
         algorithm, specs = FedAvg(), {DELTA: self.spec}
-        state = algorithm.init(self.start, self.spec)
-        accumulator = algorithm.start(state, self.spec)
+        accumulator = algorithm.start(self.start, self.spec)
         for number, (payload, weight) in enumerate(zip(payloads, self.weights, strict=True)):
             tensors = decode_update(payload, specs, None)[DELTA]
             check_update(tensors, self.spec, max_norm=None)
             algorithm.add(accumulator, ClientUpdate(f"site-{number}", tensors, n_cases=weight), weight)
         counted = dict.fromkeys(accumulator.sites, (1, 1))
-        return dict(algorithm.finish(accumulator, state, counted=counted)[0].weights)
+        return dict(algorithm.finish(accumulator, self.start, counted=counted)[0].weights)
 
 
 def exact_mean(spec: ModelSpec, terms: list[tuple[Tensors, int]]) -> Tensors:
@@ -119,7 +119,8 @@ def make_round(n_sites: int, parameters: float) -> Round:
 
     distinct = [noise() for _ in range(min(DISTINCT, n_sites))]
     updates = [distinct[site % len(distinct)] for site in range(n_sites)]
-    return Round(experiment, spec, noise(), updates, weights=[30 + site for site in range(n_sites)])
+    start = FedAvg().init(noise(), spec)
+    return Round(experiment, spec, start, updates, weights=[30 + site for site in range(n_sites)])
 
 
 def ways_of(made: Round) -> dict[str, Callable[[], object]]:
