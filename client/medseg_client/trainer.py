@@ -111,7 +111,7 @@ class Trainer:
             raise WireError(
                 RefusalCode.FOREIGN_SITE, f"request for {request.site!r} at {self._identity.name!r}"
             )
-        question = Question(request, envelope.payload, sha256_of(request_bytes))
+        question = Question(request, bytes(envelope.payload), sha256_of(request_bytes))
         with self._at_work_on(request):
             try:
                 return self._answer(

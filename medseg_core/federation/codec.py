@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.base import Blocks, Entries, blocks_of
+from medseg_core.federation.safetensors_views import UnknownTypeError, safetensors_views
 from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_shapes, refused, spec_for
 from medseg_core.learning.weights import join_kinds
 
 CODED = "coded"  # before the names of a codec's arrays
-_DTYPES = {"F32": "<f4", "F16": "<f2", "U16": "<u2", "U8": "u1", "I8": "i1"}
 
 
 def encode_tensors(tensors: Entries) -> bytes:
@@ -27,8 +26,8 @@ def encode_tensors(tensors: Entries) -> bytes:
     return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
-def decode_tensors(data: bytes, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
-    """The tensors in bytes of `encode_tensors`, exactly those of the specification, copied once.
+def decode_tensors(data: bytes | memoryview, spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors in bytes of `encode_tensors`, exactly those of the specification: views of the bytes, read-only.
 
     Values are not looked at: that is `check_update`. Raises UpdateError (corrupt_payload, missing_tensor,
     extra_tensor, wrong_dtype, wrong_shape).
@@ -45,7 +44,7 @@ def encode_kinds(kinds: Mapping[str, Entries], *, main: str) -> bytes:
 
 
 def decode_kinds(
-    data: bytes,
+    data: bytes | memoryview,
     specs: Mapping[str, ModelSpec],
     *,
     main: str,
@@ -99,7 +98,7 @@ def code(update: Tensors, spec: ModelSpec, codec: Codec | None) -> tuple[Entries
     return {**buffers, **coded}, {name: arrived[name] for name in spec.tensors}
 
 
-def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
+def read_tensors(data: bytes | memoryview) -> dict[str, npt.NDArray[np.float32]]:
     """All float32 tensors in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
     entries = _entries(data)
     for name, entry in entries.items():
@@ -108,22 +107,16 @@ def read_tensors(data: bytes) -> dict[str, npt.NDArray[np.float32]]:
     return entries
 
 
-def _entries(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """All arrays in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
+def _entries(data: bytes | memoryview) -> dict[str, npt.NDArray[Any]]:
+    """All arrays in safetensors bytes, views of them. Raises UpdateError (corrupt_payload, wrong_dtype)."""
     try:
-        entries: list[tuple[str, Mapping[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:
+        return safetensors_views(data)
+    except UnknownTypeError as error:
+        raise refused(
+            "wrong_dtype", f"tensor {error.name!r:.80} is {error.dtype:.20}, expected F32"
+        ) from None
+    except ValueError as error:
         raise refused("corrupt_payload", f"not safetensors ({str(error)[:200]})") from None
-    for name, entry in entries:
-        if entry["dtype"] not in _DTYPES:
-            raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry['dtype']}, expected F32")
-    try:
-        return {
-            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in entries
-        }
-    except (ValueError, OverflowError):  # an empty tensor may claim sizes that no array can have
-        raise refused("corrupt_payload", "a tensor's shape is impossible") from None
 
 
 def _parameters(spec: ModelSpec) -> tuple[list[str], Blocks]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg_core.federation.parts import on_parts
 from medseg_core.federation.update import ModelSpec, Role, check_names_and_shapes, refused
 
 WEIGHT_BITS = 20  # all weights of a round together: at most 2^20
@@ -52,8 +53,12 @@ class ExactSum:
         Raises UpdateError (overflow, not_finite, bad_count, and those of names, types and shapes).
         """
         self.require_room(tensors, weight)
+        self.add_fitting(tensors, weight)
+
+    def add_fitting(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
+        """Add what `require_room` has looked at."""
         for name, tensor in tensors.items():
-            _add_scaled(self._sums[name], tensor.reshape(-1), weight, self._fraction_bits(name))
+            _add_scaled(self._sums[name], tensor.reshape(-1), weight * 2.0 ** self._fraction_bits(name))
         self.weight += weight
 
     def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
@@ -65,12 +70,13 @@ class ExactSum:
             _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
 
     def mean(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Sum over the weights that were really added; divided in float64, rounded to float32."""
+        """Sum over the weights that were really added; divided in float64, rounded to float32. It uses the sum up."""
         assert self.weight > 0
         means = {}
         for name, tensor in self._spec.tensors.items():
             scale = float(self.weight << self._fraction_bits(name))
-            means[name] = (self._sums[name] / scale).astype(np.float32).reshape(tensor.shape)
+            means[name] = np.empty(tensor.shape, np.float32)
+            np.divide(self._sums.pop(name), scale, out=means[name].reshape(-1), casting="same_kind")
         return means
 
     def _fraction_bits(self, name: str) -> int:
@@ -80,29 +86,35 @@ class ExactSum:
 def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> None:
     """No sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
-    with np.errstate(invalid="ignore"):
-        low, high = values.min(initial=0.0), values.max(initial=0.0)  # NaN when one is among them
-    if not (math.isfinite(low) and math.isfinite(high)):
+    ends = np.asarray(on_parts(values.size, lambda part: _ends(values[part])))
+    if not np.isfinite(ends).all():
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
-    if max(-low, high) >= limit:
-        raise refused("overflow", f"tensor {name!r} reaches {max(-low, high):.6g}, limit {limit:g}")
+    if (largest := np.abs(ends).max(initial=0.0)) >= limit:
+        raise refused("overflow", f"tensor {name!r} reaches {largest:.6g}, limit {limit:g}")
 
 
-def _add_scaled(
-    sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], weight: int, fraction_bits: int
-) -> None:
-    """sums += round(weight * values * 2^fraction_bits), block by block, with small temporaries.
+def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """The smallest and the largest; NaN when one is among them."""
+    with np.errstate(invalid="ignore"):
+        return float(values.min()), float(values.max())
 
-    The product is exact in float64: 24 bits of the value and 20 of the weight are fewer than 53.
+
+def _add_scaled(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
+    """sums += round(factor * values), block by block, with small temporaries.
+
+    The product is exact in float64 where the factor is a weight times a power of two: 24 bits of the value and 20 of
+    the weight are fewer than 53.
     """
-    size = min(_BLOCK, values.size)
-    scaled, fixed = np.empty(size, np.float64), np.empty(size, np.int64)
-    factor = weight * 2.0**fraction_bits
-    for at in range(0, values.size, _BLOCK):
-        block = values[at : at + _BLOCK]
-        x, q = scaled[: block.size], fixed[: block.size]
-        np.copyto(x, block)
-        x *= factor
-        np.rint(x, out=x)  # half to even
-        np.copyto(q, x, casting="unsafe")
-        sums[at : at + _BLOCK] += q
+
+    def add(part: slice) -> None:
+        scaled, fixed = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
+        for at in range(part.start, part.stop, _BLOCK):
+            block = slice(at, min(at + _BLOCK, part.stop))
+            x, q = scaled[: block.stop - at], fixed[: block.stop - at]
+            np.copyto(x, values[block])
+            x *= factor
+            np.rint(x, out=x)  # half to even
+            np.copyto(q, x, casting="unsafe")
+            sums[block] += q
+
+    on_parts(values.size, add)

@@ -5,9 +5,9 @@ from torch import nn
 
 from medseg_core.config import Experiment
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.update import ModelSpec, spec_of
+from medseg_core.federation.update import ModelSpec, Role, TensorSpec
 from medseg_core.learning.networks import build_network
-from medseg_core.learning.weights import get_weights, parameter_names
+from medseg_core.learning.weights import float_tensors, parameter_names
 from medseg_core.seeding import derive_seed
 
 
@@ -19,14 +19,26 @@ def initial_network(experiment: Experiment) -> nn.Module:
 
 def shared_spec(experiment: Experiment, network: nn.Module) -> ModelSpec:
     """Names and shapes of the tensors that travel."""
-    weights, local = get_weights(network), build_algorithm(experiment).local_names(network)
-    assert local <= weights.keys()
-    return spec_of({n: t for n, t in weights.items() if n not in local}, parameter_names(network))
+    tensors, local = dict(float_tensors(network)), build_algorithm(experiment).local_names(network)
+    assert local <= tensors.keys()
+    parameters = parameter_names(network)
+    roles: dict[str, Role] = {
+        name: "parameter" if name in parameters else "buffer" for name in sorted(tensors)
+    }
+    return ModelSpec(
+        {name: TensorSpec(tuple(tensors[name].shape), roles[name]) for name in roles if name not in local}
+    )
+
+
+def network_without_memory(experiment: Experiment) -> nn.Module:
+    """The network's structure: its tensors have shapes and no numbers. Raises as `build_network` does."""
+    with torch.device("meta"):
+        return build_network(experiment.task, experiment.model, seed=0)
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Names and shapes of the tensors that travel in an experiment."""
-    return shared_spec(experiment, build_network(experiment.task, experiment.model, seed=0))
+    return shared_spec(experiment, network_without_memory(experiment))
 
 
 def count_numbers(experiment: Experiment) -> tuple[int, int]:
@@ -34,8 +46,7 @@ def count_numbers(experiment: Experiment) -> tuple[int, int]:
 
     Raises as `build_network` does.
     """
-    with torch.device("meta"):
-        network = build_network(experiment.task, experiment.model, seed=0)
+    network = network_without_memory(experiment)
     local = build_algorithm(experiment).local_names(network)
     buffers = ((name, b) for name, b in network.named_buffers() if b.is_floating_point())
     sizes = {name: tensor.numel() for name, tensor in (*network.named_parameters(), *buffers)}

@@ -1,6 +1,7 @@
 """What a site sends: how far its weights moved, and the checks that it passes before anything uses it."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_core.errors import UpdateError
+from medseg_core.federation.parts import on_parts
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 Role = Literal["parameter", "buffer"]
@@ -134,7 +136,7 @@ def check_update(
     Raises UpdateError (missing_tensor, extra_tensor, wrong_dtype, wrong_shape, not_finite, norm_exceeded).
     """
     check_names_and_shapes(tensors, spec)
-    squares = {name: _sum_of_squares(tensor) for name, tensor in sorted(tensors.items())}
+    squares = {name: sum_of_squares(tensor) for name, tensor in sorted(tensors.items())}
     for name, square in squares.items():
         if not math.isfinite(square):
             raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
@@ -149,10 +151,13 @@ def refused(reason: Reason, detail: str) -> UpdateError:
     return UpdateError(reason, detail)
 
 
-def _sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
+def sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
     """Finite if and only if the tensor is: squares of float32 numbers cannot overflow float64."""
-    flat, total = tensor.reshape(-1), 0.0
-    with np.errstate(invalid="ignore"):
-        for at in range(0, flat.size, _BLOCK):
-            total += float(np.square(flat[at : at + _BLOCK], dtype=np.float64).sum())
-    return total
+    flat = tensor.reshape(-1)
+
+    def of_blocks(part: slice) -> list[float]:
+        with np.errstate(invalid="ignore"):
+            blocks = (flat[at : min(at + _BLOCK, part.stop)] for at in range(part.start, part.stop, _BLOCK))
+            return [float(np.square(block, dtype=np.float64).sum()) for block in blocks]
+
+    return sum(itertools.chain.from_iterable(on_parts(flat.size, of_blocks)))

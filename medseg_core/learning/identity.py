@@ -12,5 +12,5 @@ def global_sha256(weights: Mapping[str, npt.NDArray[np.float32]]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(f"{name}\x00{list(weights[name].shape)}\x00".encode())
-        digest.update(weights[name].astype("<f4", copy=False).tobytes())
+        digest.update(np.ascontiguousarray(weights[name], "<f4").data)
     return digest.hexdigest()

@@ -20,7 +20,7 @@ def get_weights(network: nn.Module) -> Weights:
     Integer buffers (`num_batches_tracked`) are left out: their average means nothing, and nothing reads them.
     A tensor that the network holds under two names is given once, under the first.
     """
-    return {name: to_array(tensor) for name, tensor in _float_tensors(network)}
+    return {name: to_array(tensor) for name, tensor in float_tensors(network)}
 
 
 def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -29,7 +29,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32
     Raises:
         ValueError: names or shapes are not those of `get_weights(network)`; nothing is written then.
     """
-    tensors = dict(_float_tensors(network))
+    tensors = dict(float_tensors(network))
     if tensors.keys() != weights.keys():
         raise ValueError(
             f"weights of another network: names differ in {sorted(tensors.keys() ^ weights.keys())[:5]}"
@@ -46,7 +46,7 @@ def set_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32
 
 def tensor_names(network: nn.Module) -> frozenset[str]:
     """Names in `get_weights`, of a network without memory for its tensors, too."""
-    return frozenset(name for name, _ in _float_tensors(network))
+    return frozenset(name for name, _ in float_tensors(network))
 
 
 def parameter_names(network: nn.Module) -> frozenset[str]:
@@ -68,7 +68,7 @@ def split_kinds(joined: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Weig
     return kinds
 
 
-def _float_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def float_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters, then floating-point buffers, each once."""
     yield from network.named_parameters()
     yield from ((name, buffer) for name, buffer in network.named_buffers() if buffer.is_floating_point())

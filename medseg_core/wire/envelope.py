@@ -29,13 +29,13 @@ _DOMAIN = b"medseg envelope 1\x00"  # keeps a signature from being taken for one
 class Envelope:
     """Header, signature and payload as they travel; `header` is always what `header_bytes` says.
 
-    Nothing in it is to be believed before `verify`. Raises WireError when the header does not parse, or the
-    payload is not of the length that it names.
+    Nothing in it is to be believed before `verify`. The payload of one read from bytes is a view of them: it is in
+    memory once. Raises WireError when the header does not parse, or the payload is not of the length that it names.
     """
 
     header_bytes: bytes = field(repr=False)
     signature: bytes = field(repr=False)
-    payload: bytes = field(repr=False)
+    payload: bytes | memoryview = field(repr=False)
     header: Header = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,14 +67,14 @@ class Envelope:
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview, *, max_bytes: int) -> "Envelope":
         """The envelope in bytes from outside. Raises WireError (too_large, malformed, wire_version) only."""
-        view = memoryview(data).cast("B")
+        view = memoryview(bytes(data))  # of bytes no copy; of what can change under the signature, one
         header_length, payload_length = _checked_lengths(view, max_bytes)
         signature_at = _FRAME.size + header_length
         payload_at = signature_at + SIGNATURE_BYTES
         envelope = cls(
             bytes(view[_FRAME.size : signature_at]),
             bytes(view[signature_at:payload_at]),
-            bytes(view[payload_at : payload_at + payload_length]),
+            view[payload_at : payload_at + payload_length],
         )
         if (framed := _FRAME.unpack_from(view)[1]) != envelope.header.wire:
             raise WireError(
@@ -94,13 +94,13 @@ def split_payload(data: bytes) -> tuple[bytes, bytes]:
     return bytes(view[:payload_at]), bytes(view[payload_at:])
 
 
-def naming(header: Header, payload: bytes) -> Header:
+def naming(header: Header, payload: bytes | memoryview) -> Header:
     """The header with length and SHA-256 of its payload filled in."""
     sha256 = hashlib.sha256(payload).hexdigest() if payload else None
     return header.model_copy(update={"payload_bytes": len(payload), "payload_sha256": sha256})
 
 
-def seal(header: Header, payload: bytes, private_key: Ed25519PrivateKey) -> Envelope:
+def seal(header: Header, payload: bytes | memoryview, private_key: Ed25519PrivateKey) -> Envelope:
     """The signed envelope, its payload named. Raises WireError when header and payload disagree."""
     header_bytes = naming(header, payload).model_dump_json().encode()
     return Envelope(header_bytes, private_key.sign(_DOMAIN + header_bytes), payload)

@@ -161,6 +161,7 @@ class FlowerTransport:
             if code == RefusalCode.WIRE_VERSION:
                 self._on_versions(site, _spoken_in(reply))
             still.answered(site)
+            del reply  # its bytes are in the envelope
             yield Delivery(site, envelope, code)
 
 
@@ -177,11 +178,12 @@ class _Pull:
         """Whether the look is over, now or soon."""
         return self._done.wait(within_s)
 
-    def replies(self) -> list[Message]:
-        """What was found. Raises what Flower raised."""
+    def replies(self) -> Iterator[Message]:
+        """What was found, each handed over. Raises what Flower raised."""
         if self._error is not None:
             raise self._error
-        return self._found
+        while self._found:
+            yield self._found.pop(0)
 
     def _run(self, grid: Grid, identifier: str) -> None:
         try:

@@ -89,6 +89,7 @@ def ask(
         code = reply.header.code
         ledger = _ledger_head(reply.header, coordinator.roster[delivery.site])
         yield replace(answer, reply=None if code else reply, reason=str(code or ""), ledger=ledger)
+        del delivery, answer, reply  # before the next is fetched: one update in memory at a time
     yield from (waiting[site] for site in sorted(waiting))
 
 

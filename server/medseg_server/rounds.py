@@ -3,22 +3,24 @@
 The same loop drives a simulation and a real federation; only the transport differs.
 """
 
+import gc
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from medseg_core.config import Experiment
 from medseg_core.errors import RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
-from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, norm_of
+from medseg_core.federation.algorithms.base import Accumulator, Algorithm, ServerState, frozen
 from medseg_core.federation.checkpoint import newest_checkpoint, save_checkpoint
-from medseg_core.federation.codec import decode_kinds
+from medseg_core.federation.codec import decode_kinds, encode_kinds
 from medseg_core.federation.codecs import build_codec
 from medseg_core.federation.exact_sum import integer_weights
 from medseg_core.federation.shared_tensors import initial_network, model_spec
 from medseg_core.federation.update import (
     DELTA,
+    MODEL,
     ClientUpdate,
     ModelSpec,
     check_update,
@@ -92,11 +94,15 @@ def train(run: Run) -> Trained:
     _check_possible(run.experiment, described, algorithm.fewest_sites)
     state, history = _restore(run, algorithm, spec)
     while state.round < run.experiment.federation.rounds:
+        state, payload = _in_payload(state, algorithm, spec)
         try:
-            state, record = _round(run, algorithm, spec, state=state, history=history, described=described)
+            state, record = _round(
+                run, algorithm, spec, state=state, payload=payload, history=history, described=described
+            )
         except _TakenError:
             continue
         history.append(record)
+        del payload  # with it go the weights before this round
         save_checkpoint(run.store.checkpoints, state, {"history": history})
     evaluate_last(run, state, history, described)
     best = best_round(history)
@@ -122,10 +128,24 @@ def _restore(run: Run, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerSta
         history = list(checkpoint.record["history"])
         scored = {e["round"]: e for e in run.store.events("evaluated")}
         return checkpoint.state, [r | scores_of(scored.get(r["round"])) for r in history]
-    weights = get_weights(initial_network(run.experiment))
-    state = algorithm.init({name: weights[name] for name in spec.tensors}, spec)
+    state = _first_state(run.experiment, algorithm, spec)
+    gc.collect()  # a network refers to itself: it would stay in memory until Python looks
     save_checkpoint(run.store.checkpoints, state, {"history": []})
     return state, []
+
+
+def _first_state(experiment: Experiment, algorithm: Algorithm, spec: ModelSpec) -> ServerState:
+    """The state of round 0."""
+    weights = get_weights(initial_network(experiment))
+    return algorithm.init({name: weights[name] for name in spec.tensors}, spec)
+
+
+def _in_payload(state: ServerState, algorithm: Algorithm, spec: ModelSpec) -> tuple[ServerState, bytes]:
+    """What goes to the sites, and the state with the weights that lie in it: the model is in memory once."""
+    downloads = {kind: state.memory[kind] for kind in algorithm.downloads}
+    payload = encode_kinds({MODEL: state.weights, **downloads}, main=MODEL)
+    weights = decode_kinds(payload, {MODEL: spec}, main=MODEL, besides=algorithm.downloads)[MODEL]
+    return replace(state, weights=frozen(weights)), payload
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,7 @@ def _round(
     spec: ModelSpec,
     *,
     state: ServerState,
+    payload: bytes,
     history: list[Record],
     described: Described,
 ) -> tuple[ServerState, Record]:
@@ -164,7 +185,7 @@ def _round(
     if algorithm.wants_reference:
         assert run.own_data is not None, "an experiment without server_data is refused"
         accumulator.reference = run.own_data.update(dict(state.weights), number)
-    sending = Sending(run.experiment, spec, state, history, besides=algorithm.downloads)
+    sending = Sending(run.experiment, spec, state, history, besides=algorithm.downloads, whole=payload)
     headers = headers_of_round(
         run,
         state,
@@ -219,8 +240,6 @@ def _receive(
     cases = {site: described[site]["train_cases"] for site in participants}
     all_weights = weights_of(run.experiment, described)
     weights = integer_weights({site: all_weights[site] for site in participants})
-    by_gain = run.experiment.federation.weights == "validation_gain"
-    specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
     for answer in answers:
         site = answer.site
         if site not in weights:
@@ -228,17 +247,35 @@ def _receive(
             returned.traffic["bytes_up"] += answer.bytes_up
         else:
             try:
-                update = _update_in(answer, specs, run.experiment, cases[site])
-                weight = _weight_by_gain(answer) if by_gain else weights[site]
-                algorithm.add(accumulator, update, weight)
+                norm = _add(
+                    run.experiment, algorithm, accumulator, answer, n_cases=cases[site], weight=weights[site]
+                )
             except UpdateError as error:
                 returned.absent[site] = error.reason
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
-                returned.contributed[site] = _contribution(answer, norm_of(update.delta))
+                returned.contributed[site] = _contribution(answer, norm)
         n_scored = described[site]["validation_cases"]
         returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
+        del answer  # before the next is fetched: one update in memory at a time
     return returned
+
+
+def _add(
+    experiment: Experiment,
+    algorithm: Algorithm,
+    accumulator: Accumulator,
+    answer: Answer,
+    *,
+    n_cases: int,
+    weight: int,
+) -> float:
+    """Check the update in an answer and add it; gives its L2 norm. Raises UpdateError, also for an absent site."""
+    specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
+    update, norm = _update_in(answer, specs, experiment, n_cases)
+    by_gain = experiment.federation.weights == "validation_gain"
+    algorithm.add(accumulator, update, _weight_by_gain(answer) if by_gain else weight)
+    return norm
 
 
 def _score_in(answer: Answer, n_cases: int) -> Told:
@@ -290,8 +327,8 @@ def _weight_by_gain(answer: Answer) -> int:
 
 def _update_in(
     answer: Answer, specs: Mapping[str, ModelSpec], experiment: Experiment, expected_cases: int
-) -> ClientUpdate:
-    """The checked update in an answer. Raises UpdateError, also for an absent site."""
+) -> tuple[ClientUpdate, float]:
+    """The checked update in an answer, and its L2 norm. Raises UpdateError, also for an absent site."""
     if answer.reply is None:
         raise UpdateError(answer.reason, f"site {answer.site} did not contribute")
     n_cases = answer.reply.header.counts.get("cases", 0)
@@ -301,11 +338,13 @@ def _update_in(
         )
     header, limit = answer.reply.header, experiment.federation.max_update_norm
     kinds = decode_kinds(answer.reply.payload, specs, main=DELTA, codec=build_codec(experiment))
-    for kind, tensors in kinds.items():
-        check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
+    norms = {
+        kind: check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
+        for kind, tensors in kinds.items()
+    }
     others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}
     n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
-    return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others)
+    return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others), norms[DELTA]
 
 
 def _contribution(answer: Answer, update_norm: float) -> Record:

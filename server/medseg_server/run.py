@@ -59,20 +59,16 @@ class Run:
 
         What is written down shows later whether lines were cut from a ledger, refusals and all.
         """
-        answers = ask(
-            self.coordinator,
-            self.transport,
-            headers,
-            payloads,
-            deadline_s=deadline_s,
-            model_bytes=model_bytes,
-        )
-        for answer in answers:
+
+        def noted(answer: Answer) -> Answer:
             if answer.ledger is not None:
                 asked = headers[answer.site]
                 facts = {"kind": asked.kind, "round": asked.round, **asdict(answer.ledger)}
                 self.store.event("ledger", code=answer.reason or None, **facts)
-            yield answer
+            return answer
+
+        asked_in = self.coordinator, self.transport, headers, payloads
+        return map(noted, ask(*asked_in, deadline_s=deadline_s, model_bytes=model_bytes))
 
     def next_attempt(self, event: str, round_number: int) -> int:
         """Attempts at this round so far, in earlier processes too, plus one; written down before anything is sent."""

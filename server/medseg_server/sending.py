@@ -44,7 +44,8 @@ class Sending:
     """The model of a state on its way: each site gets the form that it can use, and the model whole where it cannot.
 
     `history` are the records of the rounds so far; `is_held` says that sites were told to hold on to this model. The
-    kinds `besides` of the state's memory go with it. `facts` belong in the record of the round that is asked for.
+    kinds `besides` of the state's memory go with it; `whole` is all that as a payload, if it is there already. `facts`
+    belong in the record of the round that is asked for.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Sending:
         *,
         is_held: bool = False,
         besides: tuple[str, ...] = (),
+        whole: bytes | None = None,
     ) -> None:
         self._experiment, self._spec, self._state, self._history = experiment, spec, state, history
         self._is_held, self._besides = is_held, besides
         self._codec = build_codec(experiment)
-        self._payloads: dict[Form, bytes] = {}
+        self._payloads: dict[Form, bytes] = {} if whole is None else {"whole": whole}
 
     @property
     def facts(self) -> Record:
@@ -76,6 +78,7 @@ class Sending:
                 lacking[answer.site] = answer
             else:
                 yield answer
+            del answer  # before the next is fetched: one update in memory at a time
         again = {site: headers[site].model_copy(update={"nonce": new_nonce()}) for site in lacking}
         for answer in self._ask(run, again, dict.fromkeys(again, "whole"), max(0.0, end - time.monotonic())):
             first = lacking[answer.site]
@@ -85,6 +88,7 @@ class Sending:
                 bytes_down=first.bytes_down + answer.bytes_down,
                 bytes_up=first.bytes_up + answer.bytes_up,
             )
+            del answer
 
     def _ask(
         self, run: Run, headers: Mapping[str, Header], forms: Mapping[str, Form], deadline_s: float

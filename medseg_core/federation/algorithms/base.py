@@ -23,6 +23,7 @@ from medseg_core.federation.update import (
     check_update,
     refused,
     spec_for,
+    sum_of_squares,
 )
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.weights import Kinds
@@ -144,7 +145,7 @@ class Algorithm:
         for kind, total in accumulator.sums.items():
             total.require_room(tensors[kind], weight)
         for kind, total in accumulator.sums.items():
-            total.add(tensors[kind], weight)
+            total.add_fitting(tensors[kind], weight)
         note_site(accumulator, update.site, weight, figures)
 
     def finish(
@@ -226,4 +227,4 @@ def frozen(tensors: Tensors) -> Tensors:
 
 def norm_of(tensors: Tensors) -> float:
     """L2 norm over all tensors."""
-    return math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in tensors.values()))
+    return math.sqrt(math.fsum(sum_of_squares(tensor) for tensor in tensors.values()))

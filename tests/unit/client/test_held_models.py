@@ -37,7 +37,7 @@ def receive(
     named = {name: global_sha256(model) for name, model in names.items()}
     split = {"split": "validation"} if kind == "evaluate" else {}
     request = opened(make_request(EXPERIMENT, kind, weights=payload, round=number, **named, **split))
-    return held.receive(request.header, request.payload, EXPERIMENT, SPEC)[MODEL]
+    return held.receive(request.header, bytes(request.payload), EXPERIMENT, SPEC)[MODEL]
 
 
 def are_equal(a: Tensors, b: Tensors) -> bool:
@@ -108,7 +108,7 @@ def test_a_model_of_another_run_is_not_here(held: HeldModels) -> None:
         )
     )
     with pytest.raises(WireError, match="is not here"):
-        held.receive(request.header, request.payload, EXPERIMENT, SPEC)
+        held.receive(request.header, bytes(request.payload), EXPERIMENT, SPEC)
 
 
 def test_a_step_that_leads_elsewhere_is_asked_for_whole(held: HeldModels) -> None:

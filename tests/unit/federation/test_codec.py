@@ -101,7 +101,9 @@ def test_tensors_of_another_model_are_refused(tensors: dict[str, np.ndarray], re
         {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**63]}},
-        {"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], "more": 1}},
+        {"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1]}},
         {"__metadata__": {"a": 1}},
     ],
 )
@@ -114,7 +116,28 @@ def test_a_length_that_lies_is_refused() -> None:
     assert reason_of(struct.pack("<Q", 2**63) + b"{}") == "corrupt_payload"
 
 
-def test_brain_floats_are_refused_by_name() -> None:
-    data = raw({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, bytes(4))
-    with pytest.raises(UpdateError, match="is BF16, expected F32"):
+def one_number(at: tuple[int, int]) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [1], "data_offsets": at}
+
+
+@pytest.mark.parametrize("second", [(0, 4), (2, 6), (8, 12)])
+def test_bytes_that_two_tensors_share_or_none_has_are_refused(second: tuple[int, int]) -> None:
+    header = {"a": one_number((0, 4)), "b": one_number(second)}
+    assert reason_of(raw(header, bytes(max(8, second[1])))) == "corrupt_payload"
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "O"])
+def test_numbers_of_another_type_are_refused_by_name(dtype: str) -> None:
+    data = raw({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 4]}}, bytes(4))
+    with pytest.raises(UpdateError, match=f"is {dtype}, expected F32"):
         read_tensors(data)
+
+
+def test_tensors_read_are_views_of_the_bytes_and_read_only() -> None:
+    behind_an_odd_header = memoryview(b"?" + BYTES)[1:]
+    back = decode_tensors(behind_an_odd_header, SPEC)
+    assert all(
+        np.shares_memory(array, np.frombuffer(behind_an_odd_header, np.uint8)) for array in back.values()
+    )
+    assert not any(array.flags.writeable for array in back.values())
+    np.testing.assert_array_equal(back["b"], TENSORS["b"])
