@@ -126,7 +126,10 @@ def cases_of(site: str) -> list[tuple[str, str]]:
 
 
 def timed(command: list[str | Path], output: Path) -> tuple[float, float]:
-    """Seconds of a process from its start to its end, and of processors that it and its children used."""
+    """Seconds of a process from its start to its end, and of processors that it and its children used.
+
+    The second tells on a busy machine what the first does not; Ray's actors are no children.
+    """
     began = time.perf_counter()
     with output.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
