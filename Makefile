@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo federation images federation-containers test-containers nginx chromium orthanc proto install install-dev test test-long quick lint format benchmark-accuracy clean
+.PHONY: demo federation images federation-containers test-containers nginx chromium orthanc proto install install-dev test test-long quick lint format benchmark benchmark-accuracy clean
 
 demo: install
 	$(BIN)/medseg-simulate demo
@@ -80,6 +80,9 @@ lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+benchmark: install-dev  # DATA=folder that holds the hippocampus, for local training; OUT=where table and JSON go
+	$(BIN)/python tests/benchmarks/compare.py --out $(or $(OUT),benchmark) $(if $(DATA),--data $(DATA))
 
 TASKS ?= hippocampus,retina,sarcoma
 SEEDS ?= 0,1,2

@@ -31,6 +31,7 @@ from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on
 from medseg_simulation.misbehaviour.conduct import misconduct_of
+from medseg_simulation.profiling import StepTrace
 from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.transport import VirtualSitesTransport
 from medseg_simulation.virtual_site import Answering, Pool, VirtualSite, make_trainer
@@ -47,12 +48,16 @@ class Compute:
     device: torch.device
     sites_at_once: int  # or baselines; each with its own network and batch in memory, and cpu_threads
     pool: Pool | None = None  # of Ray actors; None: this process trains
+    trace: StepTrace | None = None  # of a few steps, where this process trains
 
     def answer_for(self, site: VirtualSite, faults: list[Exception]) -> Answering:
         """Who answers for a virtual site; what goes wrong there is added to `faults`."""
         if self.pool is not None:
             return self.pool.answer_for(site, on_fault=faults.append)
-        return make_trainer(site, self.device, on_fault=faults.append)
+        trainer = make_trainer(site, self.device, on_fault=faults.append)
+        if self.trace is not None:
+            trainer.learn = self.trace.of(trainer.learn)
+        return trainer
 
 
 @dataclass(frozen=True)

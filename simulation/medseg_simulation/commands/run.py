@@ -103,6 +103,10 @@ class RunOptions:
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; start it if there is none.")
     ] = False
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write profile.json.gz: where the time of three training steps goes."),
+    ] = False
     json: Annotated[bool, typer.Option("--json", help="Print summary.json instead of a table.")] = False
 
 
@@ -118,12 +122,14 @@ def start(experiment: Experiment, options: RunOptions) -> None:
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
     from medseg_simulation.fold import Compute
     from medseg_simulation.process import usable_cores
+    from medseg_simulation.profiling import TRACE_FILE, StepTrace
     from medseg_simulation.simulate import Place, simulate
 
     cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
     device = choose_device("cpu" if ray else options.device)  # with Ray, the device is the actors'
     side_by_side = max(1, usable_cores() // experiment.training.cpu_threads) if device.type == "cpu" else 1
-    compute = Compute(device, options.sites_at_once or side_by_side)
+    trace = StepTrace(options.out / TRACE_FILE) if options.profile else None
+    compute = Compute(device, options.sites_at_once or side_by_side, trace=trace)
     place = Place(options.data, options.out, cache, compute, options.resume, ray)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
@@ -145,6 +151,8 @@ def ray_of(experiment: Experiment, options: RunOptions) -> RayCluster | None:
             if given is not None:
                 raise BackendError(f"--{name}", "it is for Ray", "Add --backend ray, or leave it away")
         return None
+    if options.profile:
+        raise BackendError("--profile", "it watches this process", "Leave --backend ray away")
     if options.backend != "ray":
         raise BackendError("--backend", f"there is no {options.backend!r}", "Choose in-process or ray")
     if importlib.util.find_spec("ray") is None:

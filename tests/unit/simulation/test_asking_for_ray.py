@@ -46,6 +46,7 @@ def test_the_device_says_how_many_gpus(tmp_path, device, gpus):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"backend": "ray", "profile": True}, "--profile: it watches this process. Leave --backend ray away"),
         ({"ray_address": "10.0.0.5:6379"}, "--ray-address: it is for Ray. Add --backend ray"),
         ({"gpus_per_site": 0.5}, "--gpus-per-site: it is for Ray. Add --backend ray"),
         ({"backend": "dask"}, "there is no 'dask'. Choose in-process or ray"),

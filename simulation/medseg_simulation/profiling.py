@@ -1,0 +1,59 @@
+"""Where the time of a training step goes: a trace of a few steps, by PyTorch's profiler."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+FIRST, WARM_UP, STEPS = 1, 1, 3  # steps before; those that the profiler needs to settle; those in the trace
+
+TRACE_FILE = "profile.json.gz"
+Learn = Callable[..., Any]
+
+
+class StepTrace:
+    """Writes `path`, once: steps of whichever site of this process begins to train first.
+
+    Chrome's format, which https://ui.perfetto.dev and chrome://tracing show; packed where it ends in .gz. Watching
+    changes no result. A round of fewer than three steps gives nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._to_do = threading.Lock()
+
+    def of(self, learn: Learn) -> Learn:
+        """`learn` (as `train_locally`), watched if it is the first to be called."""
+
+        def watched(*args: Any, is_over: Callable[[], bool] = lambda: False, **how: Any) -> Any:
+            if not self._to_do.acquire(blocking=False):
+                return learn(*args, is_over=is_over, **how)
+            return self._watch(learn, is_over, *args, **how)
+
+        return watched
+
+    def _watch(self, learn: Learn, is_over: Callable[[], bool], *args: Any, **how: Any) -> Any:
+        """`is_over` is asked before every step: there one ends for the profiler."""
+        kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+        plan = schedule(wait=FIRST, warmup=WARM_UP, active=STEPS, repeat=1)
+        written = False
+
+        def write(profiler: profile) -> None:
+            nonlocal written
+            profiler.export_chrome_trace(str(self._path))
+            written = True
+
+        try:
+            with profile(activities=kinds, schedule=plan, on_trace_ready=write) as profiler:
+
+                def ask() -> bool:
+                    profiler.step()
+                    return is_over()
+
+                return learn(*args, is_over=ask, **how)
+        finally:
+            if not written:  # too few steps: another round may have more
+                self._to_do.release()

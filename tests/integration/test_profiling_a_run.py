@@ -1,0 +1,48 @@
+"""`--profile`: a trace of training steps that can be read, and the same weights."""
+
+import gzip
+import json
+
+import torch
+from builders import make_experiment, make_site_data, newest_sha256
+
+from medseg_server.run_store import RunStore
+from medseg_simulation.fold import Compute, FoldWatch, run_fold
+from medseg_simulation.profiling import StepTrace
+
+ROUNDS = 2
+
+
+def trained(folder, *, cases, trace=None):
+    """Identity of the model that a federation of two sites ends with."""
+    experiment = make_experiment(federation={"rounds": ROUNDS}, training={"batch_size": 1})
+    data = {site: make_site_data(site, train=cases) for site in ("east", "north")}
+    compute = Compute(torch.device("cpu"), sites_at_once=2, trace=trace)
+    watch = FoldWatch(lambda model, record: None, lambda text: None)
+    run_fold(experiment, data, folder, compute=compute, resume=False, watch=watch)
+    return newest_sha256(RunStore(folder))
+
+
+def test_the_trace_has_three_steps_with_their_operators(tmp_path):
+    path = tmp_path / "profile.json.gz"
+
+    trained(tmp_path / "run", cases=6, trace=StepTrace(path))
+
+    names = [event.get("name", "") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
+    assert {"ProfilerStep#2", "ProfilerStep#3", "ProfilerStep#4"} <= set(names)
+    assert any("conv" in name for name in names)
+    assert sum(name.startswith("ProfilerStep#") for name in names) == 3
+
+
+def test_the_weights_are_the_same_bits_with_it(tmp_path):
+    watched = trained(tmp_path / "watched", cases=6, trace=StepTrace(tmp_path / "profile.json.gz"))
+
+    assert watched == trained(tmp_path / "plain", cases=6)
+
+
+def test_rounds_of_too_few_steps_leave_no_trace_and_train(tmp_path):
+    path = tmp_path / "profile.json.gz"
+
+    trained(tmp_path / "run", cases=1, trace=StepTrace(path))
+
+    assert not path.exists()
