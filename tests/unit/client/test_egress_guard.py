@@ -38,7 +38,7 @@ N = sum(array.size for array in ONES.values())
 
 def question(kind: str = "train", **fields: Any) -> Question:
     data = make_request(EXPERIMENT, kind, **fields)
-    return Question(opened(data).header, opened(data).payload, sha256_of(data))
+    return Question(opened(data).header, bytes(opened(data).payload), sha256_of(data))
 
 
 def release(

@@ -101,6 +101,14 @@ def test_tensors_longer_than_a_block_and_not_contiguous_are_summed_whole() -> No
     assert mean["empty"].shape == (0, 3)
 
 
+def test_tensors_of_several_parts_are_summed_whole_and_checked_to_their_end() -> None:
+    array = (np.arange(2_500_000, dtype=np.float32) % 1000) / 2**15
+    spec = spec_of({"w": array}, frozenset({"w"}))
+    np.testing.assert_array_equal(mean_of(spec, [({"w": array}, 3), ({"w": -array}, 1)])["w"], array / 2)
+    array[-1] = 8.0
+    assert refusal(ExactSum(spec), {"w": array}) == "overflow"
+
+
 def test_buffers_may_be_large_where_parameters_may_not() -> None:
     spec = ModelSpec({"variance": TensorSpec((1,), "buffer")})
     term = {"variance": np.array([400_000.5], np.float32)}
