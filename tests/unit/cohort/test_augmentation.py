@@ -200,6 +200,15 @@ def test_smoothing_takes_noise_away_and_leaves_a_straight_ramp_inside(name: str)
     torch.testing.assert_close(changed[..., 5:-5], ramp[..., 5:-5], atol=0.75, rtol=0)
 
 
+def test_blurring_a_large_patch_makes_no_subnormal_number() -> None:
+    images, labels = torch.zeros(2, 1, 40, 56, 40), make_patches(40, 56, 40)[1]
+    images[..., 10:30, 14:42, 10:30] = 1.0  # in the middle of zeros, as an image smaller than its patch
+    image, _ = run(images, labels, only(blur=1.0))
+    tiny = torch.finfo(torch.float32).tiny
+    assert not ((image != 0) & (image.abs() < tiny)).any()
+    torch.testing.assert_close(image.sum(), images.sum())
+
+
 def test_noise_is_within_its_strength() -> None:
     images, labels = make_patches(30, 30)
     added = run(images, labels, only(noise=1.0))[0] - images
