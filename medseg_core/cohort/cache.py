@@ -1,9 +1,11 @@
 """Preprocessed cases on disk, keyed by content and settings, memory-mapped.
 
 One folder a case, written beside and renamed: it is whole or absent. A changed file, task or arithmetic has another
-key, so nothing is ever stale; what is no longer asked for can be deleted at any time.
+key, so nothing is ever stale; what is no longer asked for can be deleted at any time. A second start opens no image:
+what a file holds is remembered while size and times of the file stay.
 
     CACHE/KEY/{case.json, arrays.safetensors}
+    CACHE/files/STATE                            SHA-256 of a file in that state
 """
 
 import contextlib
@@ -25,6 +27,7 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 
+from medseg_core.cohort.digests import remembered_sha256
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PREPROCESSING_VERSION, PreprocessedCase, preprocess
 from medseg_core.cohort.reading import Reading
@@ -34,6 +37,7 @@ from medseg_core.files import write_synced
 from medseg_core.types import Case, Geometry
 
 ARRAYS = ("image", "label", "foreground")
+FILES = "files"
 SETTINGS = {
     "channels",
     "labels",
@@ -115,7 +119,7 @@ def prepare_readings(
 
     def prepare(one: tuple[Case, Reading]) -> tuple[PreprocessedCase | DataError, tuple[str, ...], bool]:
         try:
-            return _prepare(*one, folder / _case_key(*one))
+            return _prepare(*one, folder / _case_key(*one, folder / FILES))
         except DataError as error:
             return error, (), True
         finally:
@@ -160,16 +164,13 @@ def _prepare(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCa
     return (mapped[0] if mapped else prepared), loaded.warnings, True
 
 
-def _case_key(case: Case, reading: Reading) -> str:
+def _case_key(case: Case, reading: Reading, memory: Path) -> str:
     """Key of a case: its name, the bytes of its files, and how they are read."""
     missing = f"|{case.missing}" if case.missing else ""
     digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}{missing}".encode())
     for path in _files(case):
-        with (
-            contextlib.suppress(OSError),
-            path.open("rb") as file,
-        ):  # a missing file is reported when it is loaded
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        with contextlib.suppress(OSError):  # a missing file is reported when it is loaded
+            digest.update(remembered_sha256(path, memory))
     return digest.hexdigest()[:32]
 
 

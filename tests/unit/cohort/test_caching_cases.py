@@ -5,13 +5,14 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from builders import make_experiment
 
-from medseg_core.cohort import cache
+from medseg_core.cohort import cache, digests
 from medseg_core.cohort.cache import Prepared, prepare_cases
 from medseg_core.config import Task
 from medseg_core.data_errors import EmptyLabelError
@@ -49,7 +50,7 @@ def prepare(cases: list[Case], tmp_path: Path, task: Task = TASK, threads: int =
 
 
 def entries(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "cache").iterdir())
+    return sorted(path for path in (tmp_path / "cache").iterdir() if path.name != cache.FILES)
 
 
 def test_a_second_start_reads_nothing_and_gives_the_same_cases(cases: list[Case], tmp_path: Path) -> None:
@@ -63,6 +64,27 @@ def test_a_second_start_reads_nothing_and_gives_the_same_cases(cases: list[Case]
             assert getattr(case, array).dtype == getattr(again, array).dtype
         assert (case.case, case.geometry, case.original) == (again.case, again.geometry, again.original)
         assert case.label_voxels == again.label_voxels == (27,)
+
+
+def test_a_second_start_opens_no_image_and_no_label(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RESTED_NS", 0)  # the files were written just now
+    prepare(cases, tmp_path)
+    sources = {path for case in cases for path in (*case.images, case.label)}
+    opened: list[Path] = []
+    really_open = Path.open
+
+    def watched(path: Path, *how: Any, **more: Any) -> Any:
+        opened.append(path)
+        return really_open(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert prepare(cases, tmp_path).n_read == 0
+    assert not sources & set(opened)
+    os.utime(cases[0].images[0])
+    assert prepare(cases, tmp_path).n_read == 0  # opened, and found to hold the same
+    assert sources & set(opened) == {cases[0].images[0]}
 
 
 def test_cached_arrays_cannot_be_written_to(cases: list[Case], tmp_path: Path) -> None:
