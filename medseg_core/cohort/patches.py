@@ -1,6 +1,7 @@
 """Patches for training: drawn from preprocessed cases, a share of them centred on foreground."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,18 @@ def batches(
             if training.augmentation:
                 images, labels = augment(images, labels, training.augmentation, effects, optional=optional)
             yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
+
+
+def one_ahead(drawn: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; each is begun, in another thread, when its predecessor is handed out.
+
+    Raises what `drawn` raises.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="patches") as worker:
+        coming = worker.submit(next, drawn, None)
+        while (batch := coming.result()) is not None:
+            coming = worker.submit(next, drawn, None)
+            yield batch
 
 
 def _on(device: torch.device, arrays: Sequence[npt.NDArray[Any]]) -> Tensor:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medseg_core.cohort.patches import Batch, batches, steps_in_pass
+from medseg_core.cohort.patches import Batch, batches, one_ahead, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
@@ -121,8 +121,8 @@ def _batches(
     passes: int,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """The patches of a round."""
-    return batches(
+    """The patches of a round. On a CPU they are prepared beside the steps; an accelerator works beside us anyway."""
+    drawn = batches(
         cases,
         experiment.training,
         seed=experiment.federation.seed,
@@ -132,6 +132,7 @@ def _batches(
         optional=experiment.task.optional_channels,
         device=device,
     )
+    return one_ahead(drawn) if device.type == "cpu" else drawn
 
 
 def _add_gradients(

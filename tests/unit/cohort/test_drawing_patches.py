@@ -1,14 +1,17 @@
 """Patches: shape, foreground, alignment of image and label, padding, and what the draw depends on."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from builders import make_case, make_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg_core.cohort.patches import Batch, batches, steps_in_pass
+from medseg_core.cohort.patches import Batch, batches, one_ahead, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Training
 
@@ -134,3 +137,50 @@ def test_read_only_cases_are_left_as_they_are() -> None:
     before = case.image.tobytes() + case.label.tobytes()
     draw(case, make_training(patch_size=(8, 8), augmentation={"flip": (True, True), "noise": 1.0}), passes=5)
     assert case.image.tobytes() + case.label.tobytes() == before
+
+
+def batch_of(number: int) -> Batch:
+    return Batch(torch.full((1, 1, 2, 2), float(number)), torch.zeros(1, 2, 2, dtype=torch.uint8), ((),))
+
+
+def numbers(drawn: Iterator[Batch]) -> list[float]:
+    return [batch.images[0, 0, 0, 0].item() for batch in drawn]
+
+
+def test_batches_that_are_prepared_ahead_are_the_same_in_the_same_order() -> None:
+    assert numbers(one_ahead(batch_of(n) for n in range(5))) == [0, 1, 2, 3, 4]
+    assert numbers(one_ahead(iter([]))) == []
+
+
+def test_a_batch_is_prepared_while_its_predecessor_is_in_use() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def drawn() -> Iterator[Batch]:
+        for number, event in enumerate(begun):
+            event.set()
+            yield batch_of(number)
+
+    handed_out = one_ahead(drawn())
+    next(handed_out)
+    assert begun[1].wait(timeout=10)
+    assert not begun[2].wait(timeout=0.05)  # one ahead, no more
+    handed_out.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_while_preparing_comes_with_its_batch_and_no_thread_stays() -> None:
+    def drawn() -> Iterator[Batch]:
+        yield batch_of(0)
+        raise MemoryError
+
+    handed_out = one_ahead(drawn())
+    next(handed_out)
+    with pytest.raises(MemoryError):
+        next(handed_out)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
+
+
+def test_a_training_that_stops_early_leaves_no_thread() -> None:
+    handed_out = one_ahead(batch_of(n) for n in range(5))
+    next(handed_out)
+    handed_out.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
