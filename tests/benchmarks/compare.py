@@ -26,6 +26,7 @@ SCRIPTS = {  # options; {data} and {out} are filled in
     "aggregation.py": (),
     "server_memory.py": (),
     "sliding_window.py": (),
+    "data_wait.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
 }
 
 
