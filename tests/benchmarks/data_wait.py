@@ -3,9 +3,9 @@
     python tests/benchmarks/data_wait.py DATA --cache FOLDER [--preset hippocampus] [--turns 3] [--threads N]
 
 DATA is the data set of the preset. The share is that of a site's whole step, with the preset's threads, batch and
-augmentation: the time between asking for patches and having them. A start is the
-reading of the manifest and of every case, prepared or from the cache; the second one is watched by the kernel (inotify,
-so on Linux alone). The last line is JSON.
+augmentation: the time between asking for patches and having them. A start is the reading of the manifest and of every
+case, prepared or from the cache; the second one is watched by the kernel (inotify, so on Linux alone). The last line is
+JSON.
 """
 
 # ruff: noqa: T201

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from medseg_core.config import Experiment
@@ -90,6 +91,22 @@ def test_a_larger_image_is_seen_in_windows_of_the_patch_size() -> None:
         network, make_image(8, 8, 24), InferenceSettings((8, 8, 8), multiple=4, overlap=0.5), CPU
     )
     assert network.sizes == [(8, 8, 8)] * 5  # starts 0, 4, 8, 12, 16
+
+
+@pytest.mark.parametrize("size", [(24, 20, 9), (17, 8, 33)])
+def test_several_windows_give_what_monai_gives_for_one_window_at_once(size: tuple[int, ...]) -> None:
+    image, network = make_image(*size), make_network(3, kernel_size=3)
+    probabilities = predict_probabilities(network, image, InferenceSettings((8, 8, 8), multiple=4), CPU)
+    with torch.no_grad():
+        monai = sliding_window_inference(
+            torch.tensor(image)[None],
+            (8, 8, 8),
+            1,
+            lambda windows: network.layer(windows).softmax(1),
+            overlap=0.5,
+            mode="gaussian",
+        )
+    np.testing.assert_allclose(probabilities, monai[0].numpy(), atol=1e-5)  # type: ignore[index,union-attr]
 
 
 def test_images_that_fit_one_shape_of_window_share_forward_passes() -> None:
