@@ -46,7 +46,7 @@ class Ternary:
         if packed.size and packed.max() >= len(_DIGITS):
             raise refused("corrupt_payload", "a coded byte holds no five digits")
         signs = _DIGITS[packed].reshape(-1)[: blocks.count] - np.int8(1)
-        return signs * np.repeat(scales, blocks.lengths)
+        return np.asarray(signs * np.repeat(scales, blocks.lengths), np.float32)
 
 
 def _sums(values: npt.NDArray[Any], blocks: Blocks) -> npt.NDArray[np.float64]:
