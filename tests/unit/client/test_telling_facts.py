@@ -89,7 +89,7 @@ def test_what_is_told_stands_in_the_ledger(tmp_path: Path) -> None:
 
 def test_a_fact_that_was_not_declared_does_not_leave(tmp_path: Path) -> None:
     data = make_request(EXPERIMENT, "describe")
-    question = Question(opened(data).header, opened(data).payload, sha256_of(data))
+    question = Question(opened(data).header, bytes(opened(data).payload), sha256_of(data))
     with pytest.raises(WireError, match="undeclared figures"):
         make_guard(tmp_path).release_figures(question, counts={}, n_patients=9, scalars={"hostname": 1.0})
 
