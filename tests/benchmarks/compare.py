@@ -25,7 +25,7 @@ SCRIPTS = {  # options; {data} and {out} are filled in
     "local_training.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
     "aggregation.py": (),
     "server_memory.py": (),
-    "sliding_window.py": (),
+    "codecs.py": ("{data}/hippocampus", "--out", "{out}/codecs"),
 }
 
 

@@ -5,7 +5,7 @@
 Against sites (of 1 M parameters) and parameters (4 sites): one round of the server, as `server_memory.py` has it, less
 the sites' own time. Against cases: a whole simulation of 2D phantoms, two sites and two rounds, each case seen once a
 round; its memory is the largest resident of the process. A row says how cost grows between the two largest sizes: the
-exponent p of cost ~ size^p; 1 is linear, less where a fixed cost is a good part. FOLDER/growth.svg is the picture.
+exponent p of cost ~ size^p, above what a run of the smallest size takes; 1 is linear. FOLDER/growth.svg is the picture.
 """
 
 # ruff: noqa: T201
@@ -99,8 +99,13 @@ def of_simulation(n_cases: int, out: Path) -> tuple[float, float]:
 
 
 def exponent(points: Sequence[Point], costs: Sequence[float]) -> float:
-    """p of cost ~ size^p between the two largest sizes; below 1 where a fixed cost is a good part."""
-    return math.log(costs[-1] / costs[-2]) / math.log(points[-1].size / points[-2].size)
+    """p of cost ~ size^p between the two largest sizes, of the cost above that of the smallest."""
+    (one, other), (of_one, of_other) = points[-2:], costs[-2:]
+    first = points[0]
+    if of_one <= costs[0] or of_other <= costs[0]:
+        return 0.0
+    grown = math.log((of_other - costs[0]) / (of_one - costs[0]))
+    return grown / math.log((other.size - first.size) / (one.size - first.size))
 
 
 def rows(what: str, points: Sequence[Point]) -> list[dict[str, object]]:
