@@ -27,7 +27,7 @@ class Evaluation(Section):
 class Codec(Section):
     """How a site's update is written for the wire."""
 
-    name: Literal["fp32", "fp16", "bf16", "int8", "topk"] = "fp32"
+    name: Literal["fp32", "fp16", "bf16", "int8", "ternary", "topk"] = "fp32"
     kept: Annotated[float, Field(gt=0, le=1)] = (
         0.08  # share of the numbers that topk sends: 4 % of float32's bytes
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import threading
 import time
@@ -182,12 +183,12 @@ def plan_models(experiment: Experiment, data: Mapping[str, SiteData]) -> list[Mo
 def _central(experiment: Experiment, tuned: Tuned, *, n_sites: int) -> Experiment:
     """The experiment for one site alone, at the baseline's own best settings.
 
-    A round of cyclic is one site's: the same passes over a case are a round in `n_sites`.
+    A round of cyclic is one site's: the same passes over a case are a round in `n_sites`. No codec: nothing travels.
     """
     rounds_a_pass = n_sites if experiment.federation.algorithm == "cyclic" else 1
     federation = experiment.federation.model_copy(
         update={
-            "rounds": max(1, experiment.federation.rounds // rounds_a_pass),
+            "rounds": math.ceil(experiment.federation.rounds / rounds_a_pass),
             "algorithm": "fedavg",
             "fine_tuning": FineTuning(),
             "server_momentum": 0.0,

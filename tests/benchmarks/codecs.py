@@ -1,6 +1,6 @@
 """What a codec saves on the wire, and what it costs in Dice. The documented benchmark of codecs.
 
-    python tests/benchmarks/codecs.py DATA [--preset hippocampus] [--codecs int8,topk] [--seeds 0,1,2] [--out DIR]
+    python tests/benchmarks/codecs.py DATA [--preset hippocampus] [--codecs int8,ternary,topk] [--seeds 0,1,2] [--out D]
 
 Each run is a process, as a researcher starts it; one a seed is without a codec, to compare with. Bytes are those of
 the whole run, both ways, evaluations and test included. The difference in Dice is paired by case; its interval is a
@@ -25,7 +25,11 @@ from medseg_core.assessment.scores import CaseScores, paired_difference, read_ca
 from medseg_core.config import Experiment
 from medseg_simulation.preset_files import read_preset
 
-AIMS = {"int8": (0.27, 0.002), "topk": (0.05, 0.005)}  # share of fp32's bytes, loss of Dice
+AIMS = {
+    "int8": (0.27, 0.002),
+    "ternary": (0.05, 0.005),
+    "topk": (0.05, 0.005),
+}  # share of fp32's bytes, loss of Dice
 
 
 def run(preset: str, data: Path, codec: str, seed: int, out: Path) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--preset", default="hippocampus")
-    parser.add_argument("--codecs", default="int8,topk")
+    parser.add_argument("--codecs", default="int8,ternary,topk")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, default=Path("runs/codecs"))
     args = parser.parse_args()

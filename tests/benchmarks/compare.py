@@ -27,6 +27,7 @@ SCRIPTS = {  # options; {data} and {out} are filled in
     "server_memory.py": (),
     "sliding_window.py": (),
     "data_wait.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
+    "codecs.py": ("{data}/hippocampus", "--out", "{out}/codecs"),
 }
 
 

@@ -113,7 +113,7 @@ def with_payload(spoil: Callable[[bytes], bytes]) -> Answering:
 
     def answer(request: Envelope) -> bytes:
         reply = opened(honest("south")(request))
-        return seal(reply.header, spoil(reply.payload), site_key("south")).to_bytes()
+        return seal(reply.header, spoil(bytes(reply.payload)), site_key("south")).to_bytes()
 
     return answer
 

@@ -26,7 +26,7 @@ from medseg_server import evaluating
 from medseg_server.rounds import Run, train
 
 SITES = ("east", "north", "south")
-CODECS = ("fp16", "bf16", "int8", "topk")
+CODECS = ("fp16", "bf16", "int8", "ternary", "topk")
 
 
 def experiment_of(codec: str, rounds: int = 3, **more: Any) -> Experiment:

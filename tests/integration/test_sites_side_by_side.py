@@ -101,6 +101,25 @@ def test_so_many_baselines_train_at_the_same_time(tmp_path: Path) -> None:
     run_fold(experiment, data, tmp_path, compute=Compute(CPU, 2), resume=False, watch=watch)
 
 
+@pytest.mark.parametrize(("algorithm", "passes"), [("fedavg", 8), ("cyclic", 3)])
+def test_baselines_train_as_many_passes_as_the_federation_and_without_a_codec(
+    algorithm: str, passes: int
+) -> None:
+    experiment = make_experiment(
+        federation={"algorithm": algorithm, "rounds": 8},
+        evaluation={"every_rounds": 6},
+        codec={"name": "int8"},
+        simulation={"baselines": ["pooled", "local"]},
+    )
+    shared, *baselines = plan_models(experiment, {site: make_site_data(site) for site in SITES})
+
+    assert shared.experiment == experiment
+    assert len(baselines) == 4
+    assert {plan.experiment.federation.rounds for plan in baselines} == {passes}
+    assert {plan.experiment.codec.name for plan in baselines} == {"fp32"}
+    assert {plan.experiment.evaluation.every_rounds for plan in baselines} == {6 if passes == 8 else 2}
+
+
 def test_a_run_that_ends_early_does_not_stop_the_others(tmp_path: Path) -> None:
     experiment, stop = make_experiment(), threading.Event()
     data = {"north": make_site_data("north")}

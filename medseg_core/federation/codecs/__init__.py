@@ -4,6 +4,7 @@ from medseg_core.config import Experiment
 from medseg_core.federation.codecs.base import Codec
 from medseg_core.federation.codecs.halves import BFloat16, Float16
 from medseg_core.federation.codecs.int8 import Int8
+from medseg_core.federation.codecs.ternary import Ternary
 from medseg_core.federation.codecs.topk import TopK
 
 
@@ -18,6 +19,8 @@ def build_codec(experiment: Experiment) -> Codec | None:
             return BFloat16()
         case "int8":
             return Int8()
+        case "ternary":
+            return Ternary()
         case "topk":
             return TopK(experiment.codec.kept)
 

@@ -1,6 +1,7 @@
 """Codecs: what arrives is near what was sent, bytes that no codec wrote are refused, what is left over comes later."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -13,10 +14,17 @@ from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.base import BLOCK, blocks_of
 from medseg_core.federation.codecs.halves import BFloat16, Float16
 from medseg_core.federation.codecs.int8 import Int8
+from medseg_core.federation.codecs.ternary import Ternary
 from medseg_core.federation.codecs.topk import TopK
 from medseg_core.federation.update import DELTA, ModelSpec, TensorSpec
 
-CODECS: dict[str, Codec] = {"fp16": Float16(), "bf16": BFloat16(), "int8": Int8(), "topk": TopK(0.1)}
+CODECS: dict[str, Codec] = {
+    "fp16": Float16(),
+    "bf16": BFloat16(),
+    "int8": Int8(),
+    "ternary": Ternary(),
+    "topk": TopK(0.1),
+}
 SIZES = [1, 3, BLOCK, BLOCK + 1, 1000]
 SPEC = ModelSpec(
     {f"w{n}": TensorSpec((size,), "parameter") for n, size in enumerate(SIZES)}
@@ -48,6 +56,31 @@ def test_int8_takes_127_steps_of_each_blocks_largest() -> None:
     np.testing.assert_allclose(entries["scales"], [0.01, 2.0], rtol=1e-6)
     assert entries["steps"].tolist() == [127, -50, 0, 127, 0]
     np.testing.assert_allclose(Int8().decode(entries, blocks_of([3, 2])), [1.27, -0.5, 0, 254, 0], rtol=1e-6)
+
+
+def test_ternary_sends_signs_of_what_is_above_the_mean_of_its_block() -> None:
+    numbers = np.array([0.1, -3.0, 5.0, 0.2, 0.0, 0.0], np.float32)
+    blocks = blocks_of([4, 2])
+
+    entries = Ternary().encode(numbers, blocks)
+
+    assert entries["scales"].tolist() == [4.0, 0.0]
+    assert Ternary().decode(entries, blocks).tolist() == [0, -4, 4, 0, 0, 0]
+
+
+def test_ternary_expands_to_no_more_than_the_model() -> None:
+    blocks = blocks_of([7])
+    entries = Ternary().encode(np.ones(7, np.float32), blocks)
+    for data in (
+        zlib.compress(bytes(10**6)),
+        zlib.compress(bytes(1)),
+        zlib.compress(bytes([250, 0])),
+        b"",
+        b"no",
+    ):
+        with pytest.raises(UpdateError) as caught:
+            Ternary().decode({**entries, "digits": np.frombuffer(data, np.uint8)}, blocks)
+        assert caught.value.reason == "corrupt_payload"
 
 
 def test_topk_sends_the_largest_amounts_alone() -> None:
@@ -92,7 +125,9 @@ def test_what_arrives_is_what_the_sender_believes(codec: Codec) -> None:
     np.testing.assert_array_equal(arrived["z"], update()["z"])  # a buffer
 
 
-@pytest.mark.parametrize(("name", "largest"), [("fp16", 1e-3), ("bf16", 4e-3), ("int8", 2e-2), ("topk", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "largest"), [("fp16", 1e-3), ("bf16", 4e-3), ("int8", 2e-2), ("ternary", 0.5), ("topk", 0.9)]
+)
 def test_what_is_left_over_is_small(name: str, largest: float) -> None:
     sent = update()
     _, arriving = code(sent, SPEC, CODECS[name])
@@ -120,7 +155,8 @@ def test_nothing_is_lost_where_the_rest_is_added_to_the_next(codec: Codec) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("fp16", 0.501), ("bf16", 0.501), ("int8", 0.256), ("topk", 0.057)]
+    ("name", "most"),
+    [("fp16", 0.501), ("bf16", 0.501), ("int8", 0.256), ("ternary", 0.0495), ("topk", 0.057)],
 )
 def test_how_many_bytes_a_number_takes(name: str, most: float) -> None:
     large = ModelSpec({"w": TensorSpec((200, 1000), "parameter")})
