@@ -7,8 +7,6 @@ import gc
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from medseg_core.config import Experiment
 from medseg_core.errors import RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
@@ -27,9 +25,8 @@ from medseg_core.federation.update import (
     spec_for,
 )
 from medseg_core.learning.weights import get_weights
-from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
-from medseg_core.wire.header import GAIN, SCORE, SCORED_CASES
+from medseg_core.wire.header import SCORE, SCORED_CASES
 from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
 from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError
@@ -43,20 +40,18 @@ from medseg_server.evaluating import (
     test_chosen,
     told_dice,
 )
+from medseg_server.participation import (
+    choose_participants,
+    contribution,
+    participation,
+    weight_by_gain,
+    weights_of,
+)
 from medseg_server.requests import Answer
 from medseg_server.run import Record, Run, best_round
 from medseg_server.sending import Sending, moved_by_code
 
-__all__ = [
-    "Run",
-    "Trained",
-    "choose_participants",
-    "describe",
-    "model_spec",
-    "recall",
-    "test_chosen",
-    "train",
-]
+__all__ = ["Run", "Trained", "describe", "model_spec", "recall", "test_chosen", "train"]
 
 
 LAST_ATTEMPT = 10  # at a round whose attempts sites have seen: it ends though a site always says so
@@ -202,7 +197,7 @@ def _round(
     try:
         _check_participation(run.experiment, number, contributed, absent, fewest=algorithm.fewest_sites)
     except RunError as error:
-        run.store.event("round_failed", round=number, attempt=attempt, **_participation(contributed, absent))
+        run.store.event("round_failed", round=number, attempt=attempt, **participation(contributed, absent))
         if attempt < LAST_ATTEMPT and RefusalCode.CONFLICTING_REQUEST in absent.values():
             raise _TakenError from error
         raise
@@ -216,7 +211,7 @@ def _round(
     record = {
         "round": number,
         "attempt": attempt,
-        **_participation(contributed, absent),
+        **participation(contributed, absent),
         **sending.facts,
         "diagnostics": diagnostics,
     }
@@ -254,7 +249,7 @@ def _receive(
                 returned.absent[site] = error.reason
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
-                returned.contributed[site] = _contribution(answer, norm)
+                returned.contributed[site] = contribution(answer, norm)
         n_scored = described[site]["validation_cases"]
         returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
         del answer  # before the next is fetched: one update in memory at a time
@@ -274,7 +269,7 @@ def _add(
     specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
     update, norm = _update_in(answer, specs, experiment, n_cases)
     by_gain = experiment.federation.weights == "validation_gain"
-    algorithm.add(accumulator, update, _weight_by_gain(answer) if by_gain else weight)
+    algorithm.add(accumulator, update, weight_by_gain(answer) if by_gain else weight)
     return norm
 
 
@@ -288,41 +283,6 @@ def _score_in(answer: Answer, n_cases: int) -> Told:
     if SCORE not in header.scalars:
         return str(RefusalCode.NOT_RELEASED)
     return told_dice({"dice": header.scalars[SCORE], "cases": header.counts.get(SCORED_CASES)}, n_cases)
-
-
-def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[str, ...]:
-    """The sites of a round: all, or [federation] participants of them drawn by seed and round; cyclic: one in turn."""
-    if experiment.federation.algorithm == "cyclic":
-        return (sorted(sites)[(round_number - 1) % len(sites)],)
-    wanted = experiment.federation.participants
-    if wanted is None or wanted >= len(sites):
-        return tuple(sorted(sites))
-    seed = derive_seed(experiment.federation.seed, round_number=round_number, purpose="participants")
-    drawn = np.random.default_rng(seed).choice(sorted(sites), size=wanted, replace=False)
-    return tuple(sorted(str(site) for site in drawn))
-
-
-def weights_of(experiment: Experiment, described: Described) -> dict[str, int]:
-    """How much each site counts, as [federation] weights says."""
-    match experiment.federation.weights:
-        case "cases":
-            return {site: counts["train_cases"] for site, counts in described.items()}
-        case "voxels":
-            return {site: counts["train_voxels"] for site, counts in described.items()}
-        case "equal" | "validation_gain":  # a gain is known with the update
-            return dict.fromkeys(described, 1)
-
-
-def _weight_by_gain(answer: Answer) -> int:
-    """In thousandths of Dice by which a site's training helps on its validation cases, at least 1.
-
-    Raises UpdateError where a site does not tell it.
-    """
-    assert answer.reply is not None
-    gain = answer.reply.header.scalars.get(GAIN)
-    if gain is None or not -1 <= gain <= 1:
-        raise UpdateError("missing_figure", f"site {answer.site} tells no gain on validation to weigh it by")
-    return max(1, round(1000 * gain))
 
 
 def _update_in(
@@ -345,38 +305,6 @@ def _update_in(
     others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}
     n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
     return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others), norms[DELTA]
-
-
-def _contribution(answer: Answer, update_norm: float) -> Record:
-    """What the record of a round says about a site that contributed; the norm is of the update that came."""
-    assert answer.reply is not None
-    header = answer.reply.header
-    ledger = (
-        {} if header.ledger_head is None else {"ledger_head": header.ledger_head}
-    )  # a simulated site has none
-    return {
-        "cases": header.counts["cases"],
-        "steps": header.counts.get("steps", 0),
-        "loss": header.scalars.get("loss"),  # None where a site keeps its figures of training
-        "training_s": header.scalars.get("training_s") or 0.0,
-        "seconds": round(answer.seconds, 3),
-        "bytes_up": answer.bytes_up,
-        "bytes_down": answer.bytes_down,
-        "update_norm": update_norm,
-        **ledger,
-    }
-
-
-def _participation(contributed: Mapping[str, Record], absent: Mapping[str, str]) -> Record:
-    """Who took part in a round, who did not and why, and the loss: a mean over the cases of the sites that tell it."""
-    told = [facts for facts in contributed.values() if facts["loss"] is not None]
-    n_cases = sum(facts["cases"] for facts in told)
-    loss = sum(facts["loss"] * facts["cases"] for facts in told)
-    return {
-        "training_loss": loss / n_cases if n_cases else None,
-        "contributed": dict(sorted(contributed.items())),
-        "absent": dict(sorted(absent.items())),
-    }
 
 
 def _check_possible(experiment: Experiment, described: Collection[str], fewest: int) -> None:

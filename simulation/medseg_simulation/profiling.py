@@ -22,7 +22,7 @@ class StepTrace:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._to_do = threading.Lock()
 
     def of(self, learn: Learn) -> Learn:
@@ -43,7 +43,7 @@ class StepTrace:
 
         def write(profiler: profile) -> None:
             nonlocal written
-            profiler.export_chrome_trace(str(self._path))
+            profiler.export_chrome_trace(str(self.path))
             written = True
 
         try:

@@ -5,9 +5,12 @@ import json
 
 import torch
 from builders import make_experiment, make_site_data, newest_sha256
+from command_line import caller
+from experiments import TINY
 
 from medseg_server.run_store import RunStore
 from medseg_simulation.fold import Compute, FoldWatch, run_fold
+from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 from medseg_simulation.profiling import StepTrace
 
 ROUNDS = 2
@@ -46,3 +49,25 @@ def test_rounds_of_too_few_steps_leave_no_trace_and_train(tmp_path):
     trained(tmp_path / "run", cases=1, trace=StepTrace(path))
 
     assert not path.exists()
+
+
+def test_the_command_says_that_there_is_no_trace_and_why(tmp_path, monkeypatch, capsys):
+    write_phantoms(tmp_path / "data", PhantomSettings(sites=2, cases=4, spatial_dims=2, voxel_mm=4.0))
+    (tmp_path / "tiny.toml").write_text(f"{TINY}[federation]\nrounds = 1\n")
+    words = [
+        "run",
+        tmp_path / "tiny.toml",
+        "--data",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "run",
+        "--profile",
+    ]
+
+    outcome = caller(monkeypatch, capsys)(*words, "--cache", tmp_path / "cache")
+
+    assert outcome.code == 0, outcome.err
+    assert (
+        "no profile.json.gz: no round was trained of three steps or more. Raise --local-epochs" in outcome.err
+    )
+    assert not (tmp_path / "run" / "profile.json.gz").exists()

@@ -27,7 +27,8 @@ from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import Header, new_nonce, refusal_to
 from medseg_server.errors import QuorumError, RequiredSiteError, SiteAnswersError
-from medseg_server.rounds import Run, choose_participants, train
+from medseg_server.participation import choose_participants
+from medseg_server.rounds import Run, train
 
 EXPERIMENT = make_experiment(federation={"rounds": 2, "quorum": 1, "max_update_norm": 50.0})
 SITES = ("north", "south", "west")

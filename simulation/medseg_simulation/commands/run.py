@@ -133,6 +133,9 @@ def start(experiment: Experiment, options: RunOptions) -> None:
     place = Place(options.data, options.out, cache, compute, options.resume, ray)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
+    if trace and not trace.path.exists():
+        text = f"warning: no {TRACE_FILE}: no round was trained of three steps or more. Raise --local-epochs"
+        typer.echo(text, err=True)
     if options.json:
         typer.echo(json.dumps(summary, indent=2))
     else:

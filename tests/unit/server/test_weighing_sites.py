@@ -23,7 +23,8 @@ from medseg_core.config import Experiment
 from medseg_core.seeding import derive_seed
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import GAIN
-from medseg_server.rounds import train, weights_of
+from medseg_server.participation import weights_of
+from medseg_server.rounds import train
 
 MOVES = {"north": 0.5, "south": -0.25}
 
