@@ -41,7 +41,7 @@ def begin_run(folder: ServerFolder, experiment: Experiment) -> str:
     if experiment.simulation.faults is not None:
         raise SimulatedFaultsError
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{experiment.task.name[:30]}-{now}-{secrets.token_hex(2)}"
+    name = f"{experiment.task.name[:30]}-{now}-{secrets.token_hex(4)}"
     RunStore(folder.run(name)).open(experiment, run=name, resume=False)
     want(folder, name, "running")
     return name
