@@ -118,10 +118,8 @@ class Trainer:
                     question, lambda: is_over() or self._latest_attempt(request) > request.attempt
                 )
             except Exception as error:  # the edge of the site: what leaves is a code, whatever happened
-                if code_of(error) == RefusalCode.MODEL_NOT_HELD:  # no fault
-                    log.info("the model is asked for whole: %s", error)
-                else:
-                    self.on_fault(error)
+                no_fault = code_of(error) == RefusalCode.MODEL_NOT_HELD  # the model comes whole, then
+                (log.info if no_fault else self.on_fault)(error)
                 return self._refuse(question, code_of(error))
 
     def turn_away(self, data: bytes | bytearray, error: WireError) -> None:

@@ -269,3 +269,18 @@ def test_the_same_request_twice_at_once_is_trained_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     assert len(set(replies)) == 1
     assert set(told) <= {RefusalCode.WORKING}
+
+
+def test_a_model_that_is_not_here_is_asked_for_whole_which_is_a_line_in_the_log_and_no_fault(
+    tmp_path: Path, faults: list[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = make_experiment(codec={"name": "int8"})
+    trainer = make_trainer(tmp_path, experiment, make_site_data("north"), faults=faults)
+    request = make_request(experiment, weights=encode_tensors({}), round=2, model="a" * 64, base="a" * 64)
+
+    with caplog.at_level(logging.INFO):
+        answer = opened(trainer.handle(request))
+
+    assert answer.header.code == RefusalCode.MODEL_NOT_HELD
+    assert not faults
+    assert any("is not here" in record.getMessage() for record in caplog.records)
