@@ -32,6 +32,7 @@ from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on
 from medseg_simulation.misbehaviour.conduct import misconduct_of
+from medseg_simulation.process import usable_cores
 from medseg_simulation.profiling import StepTrace
 from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.transport import VirtualSitesTransport
@@ -59,6 +60,11 @@ class Compute:
         if self.trace is not None:
             trainer.learn = self.trace.of(trainer.learn)
         return trainer
+
+
+def sites_that_fit(device: torch.device, cpu_threads: int) -> int:
+    """How many sites train at the same time unless somebody says: one on a GPU, else what the cores bear."""
+    return max(1, usable_cores() // cpu_threads) if device.type == "cpu" else 1
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg_core.files import write_atomic
-from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.options import Device, takes
 from medseg_simulation.commands.run import RunOptions, start
 from medseg_simulation.preset_files import read_preset
 
@@ -20,7 +20,7 @@ class DemoOptions:
     out: Annotated[
         Path, typer.Option(help="Folder for phantoms and run; a folder of an earlier demo is replaced.")
     ] = Path("demo")
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Device = "auto"
 
 
 @takes(DemoOptions)

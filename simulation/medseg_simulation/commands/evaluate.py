@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medseg_core.commands.evaluate import score_data
-from medseg_simulation.commands.options import personal_file, takes
+from medseg_simulation.commands.options import Device, personal_file, takes
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class EvaluateOptions:
     model: Annotated[Path, typer.Option(help="Folder of a trained model: model/ of a run.")]
     data: Annotated[Path, typer.Option(help="Folder with labelled cases, or its manifest.csv.")]
     out: Annotated[Path, typer.Option(help="File (JSON) for the scores: mean, labels, sites, cases.")]
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Device = "auto"
     site: Annotated[
         str | None,
         typer.Option(help="Use the model as this site made it its own: personal/NAME.safetensors."),

@@ -1,14 +1,36 @@
-"""A command's options as one frozen dataclass: typer gets a signature, the command gets an object."""
+"""A command's options as one frozen dataclass: typer gets a signature, the command gets an object.
+
+What several commands can be told alike is declared here once.
+"""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import platformdirs
+import typer
 from typer.models import ParameterInfo
 
 Options = TypeVar("Options")
+
+Data = Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+SitesAtOnce = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Sites, or baselines, that train at the same time; any number gives the same models.",
+        show_default="as the cores allow; 1 on a GPU",
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for preprocessed cases; safe to delete.", show_default="the user's cache folder"
+    ),
+]
 
 
 def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
@@ -36,6 +58,11 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
         return wrapped
 
     return decorate
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where preprocessed cases are kept: the folder asked for, or the user's own."""
+    return given or Path(platformdirs.user_cache_dir("medseg")) / "cases"
 
 
 def personal_file(model: Path, site: str | None) -> Path | None:

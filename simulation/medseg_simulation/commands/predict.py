@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from medseg_core.commands.predict import segment_images
-from medseg_simulation.commands.options import personal_file, takes
+from medseg_simulation.commands.options import Device, personal_file, takes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PredictOptions:
         ),
     ]
     more: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="More images.")] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Device = "auto"
     site: Annotated[
         str | None,
         typer.Option(help="Use the model as this site made it its own: personal/NAME.safetensors."),

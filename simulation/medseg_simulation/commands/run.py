@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import platformdirs
 import typer
 
 from medseg_core.backend_errors import BackendError, MissingRayError
 from medseg_core.config import Experiment, parse_experiment, read_experiment
 from medseg_core.errors import ExperimentFileError
 from medseg_simulation.backend import RayCluster
-from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.options import Cache, Data, Device, SitesAtOnce, cache_folder, takes
 from medseg_simulation.commands.progress import watch_terminal
 from medseg_simulation.preset_files import preset_names, read_preset
 
@@ -24,7 +23,7 @@ INSTEAD = "In place of what the experiment says"  # heading of these options in 
 class RunOptions:
     """What `run` can be told on the command line; the rest stands in the experiment file."""
 
-    data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")]
+    data: Data
     out: Annotated[Path, typer.Option(help="Folder for the run: scores, report, model, checkpoints.")]
     experiment: Annotated[
         Path | None,
@@ -43,7 +42,10 @@ class RunOptions:
         str | None,
         typer.Option(help="natural, iid, quantity, dirichlet or attribute:NAME.", rich_help_panel=INSTEAD),
     ] = None
-    algorithm: Annotated[str | None, typer.Option(help="fedavg or fedprox.", rich_help_panel=INSTEAD)] = None
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="fedavg, fedprox, or another of the docs.", rich_help_panel=INSTEAD),
+    ] = None
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.", rich_help_panel=INSTEAD)] = (
         None
     )
@@ -62,15 +64,8 @@ class RunOptions:
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=INSTEAD)] = (
         None
     )
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    sites_at_once: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Sites, or baselines, that train at the same time; any number gives the same models.",
-            show_default="as the cores allow; 1 on a GPU",
-        ),
-    ] = None
+    device: Device = "auto"
+    sites_at_once: SitesAtOnce = None
     backend: Annotated[str, typer.Option(help="in-process, or ray (an extra): sites in Ray actors.")] = (
         "in-process"
     )
@@ -94,12 +89,7 @@ class RunOptions:
             show_default="1 where there are GPUs",
         ),
     ] = None
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for preprocessed cases; safe to delete.", show_default="the user's cache folder"
-        ),
-    ] = None
+    cache: Cache = None
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; start it if there is none.")
     ] = False
@@ -120,17 +110,15 @@ def start(experiment: Experiment, options: RunOptions) -> None:
     """Simulate with progress on the terminal, then show the result."""
     ray = ray_of(experiment, options)
     from medseg_core.learning.device import choose_device  # torch: seconds to import, so only when needed
-    from medseg_simulation.fold import Compute
-    from medseg_simulation.process import usable_cores
+    from medseg_simulation.fold import Compute, sites_that_fit
     from medseg_simulation.profiling import TRACE_FILE, StepTrace
     from medseg_simulation.simulate import Place, simulate
 
-    cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
     device = choose_device("cpu" if ray else options.device)  # with Ray, the device is the actors'
-    side_by_side = max(1, usable_cores() // experiment.training.cpu_threads) if device.type == "cpu" else 1
+    at_once = options.sites_at_once or sites_that_fit(device, experiment.training.cpu_threads)
     trace = StepTrace(options.out / TRACE_FILE) if options.profile else None
-    compute = Compute(device, options.sites_at_once or side_by_side, trace=trace)
-    place = Place(options.data, options.out, cache, compute, options.resume, ray)
+    compute = Compute(device, at_once, trace=trace)
+    place = Place(options.data, options.out, cache_folder(options.cache), compute, options.resume, ray)
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
     if trace and not trace.path.exists():

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 import typer
 
-from medseg_simulation.commands.options import takes
+from medseg_simulation.commands.options import Cache, Data, Device, SitesAtOnce, cache_folder, takes
 
 
 @dataclass(frozen=True)
@@ -18,23 +17,11 @@ class SweepOptions:
         str,
         typer.Argument(metavar="SWEEP.toml", help="Sweep file, or the name of one that comes with medseg."),
     ]
-    data: Annotated[Path, typer.Option(help="Folder with the images, or its manifest.csv.")]
+    data: Data
     out: Annotated[Path, typer.Option(help="Folder for the runs, sweep.json and sweep.html.")]
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    sites_at_once: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Sites, or baselines, that train at the same time; any number gives the same models.",
-            show_default="as the cores allow; 1 on a GPU",
-        ),
-    ] = None
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for preprocessed cases; safe to delete.", show_default="the user's cache folder"
-        ),
-    ] = None
+    device: Device = "auto"
+    sites_at_once: SitesAtOnce = None
+    cache: Cache = None
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted sweep; start it if there is none.")
     ] = False
@@ -47,8 +34,7 @@ def sweep(options: SweepOptions) -> None:
     from medseg_core.files import write_atomic  # what follows imports torch: seconds, so only when needed
     from medseg_core.learning.device import choose_device
     from medseg_simulation.commands.sweep_progress import show_result, watch_sweep
-    from medseg_simulation.fold import Compute
-    from medseg_simulation.process import usable_cores
+    from medseg_simulation.fold import Compute, sites_that_fit
     from medseg_simulation.simulate import Place
     from medseg_simulation.sweep.outcomes import Outcomes
     from medseg_simulation.sweep.page import render_page
@@ -58,10 +44,9 @@ def sweep(options: SweepOptions) -> None:
 
     plan = read_sweep(options.sweep)
     device = choose_device(options.device)
-    side_by_side = max(1, usable_cores() // plan.base.training.cpu_threads) if device.type == "cpu" else 1
-    compute = Compute(device, options.sites_at_once or side_by_side)
-    cache = options.cache or Path(platformdirs.user_cache_dir("medseg")) / "cases"
-    place = Place(options.data, options.out, cache, compute, options.resume)
+    at_once = options.sites_at_once or sites_that_fit(device, plan.base.training.cpu_threads)
+    cache = cache_folder(options.cache)
+    place = Place(options.data, options.out, cache, Compute(device, at_once), options.resume)
 
     def write(outcomes: Outcomes) -> None:
         result = sum_up(plan, outcomes)
