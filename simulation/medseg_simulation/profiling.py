@@ -12,6 +12,8 @@ FIRST, WARM_UP, STEPS = 1, 1, 3  # steps before; those that the profiler needs t
 
 TRACE_FILE = "profile.json.gz"
 Learn = Callable[..., Any]
+NOT_TRAINED = "the run was finished, and nothing was trained. Choose another --out"
+TOO_SHORT = "no round was trained of three steps or more. Raise --local-epochs"
 
 
 class StepTrace:
@@ -23,7 +25,13 @@ class StepTrace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.has_watched = False
         self._to_do = threading.Lock()
+
+    @property
+    def why_absent(self) -> str:
+        """Why there is no trace after a run that ended without one, and the remedy."""
+        return TOO_SHORT if self.has_watched else NOT_TRAINED
 
     def of(self, learn: Learn) -> Learn:
         """`learn` (as `train_locally`), watched if it is the first to be called."""
@@ -37,6 +45,7 @@ class StepTrace:
 
     def _watch(self, learn: Learn, is_over: Callable[[], bool], *args: Any, **how: Any) -> Any:
         """`is_over` is asked before every step: there one ends for the profiler."""
+        self.has_watched = True
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         plan = schedule(wait=FIRST, warmup=WARM_UP, active=STEPS, repeat=1)
         written = False

@@ -64,10 +64,14 @@ def test_the_command_says_that_there_is_no_trace_and_why(tmp_path, monkeypatch, 
         "--profile",
     ]
 
-    outcome = caller(monkeypatch, capsys)(*words, "--cache", tmp_path / "cache")
+    call = caller(monkeypatch, capsys)
+    outcome = call(*words, "--cache", tmp_path / "cache")
 
     assert outcome.code == 0, outcome.err
     assert (
         "no profile.json.gz: no round was trained of three steps or more. Raise --local-epochs" in outcome.err
     )
     assert not (tmp_path / "run" / "profile.json.gz").exists()
+
+    again = call(*words, "--cache", tmp_path / "cache", "--resume")
+    assert "the run was finished, and nothing was trained. Choose another --out" in again.err

@@ -122,8 +122,7 @@ def start(experiment: Experiment, options: RunOptions) -> None:
     with watch_terminal(experiment, quiet=options.json) as watch:
         summary = simulate(experiment, place, watch)
     if trace and not trace.path.exists():
-        text = f"warning: no {TRACE_FILE}: no round was trained of three steps or more. Raise --local-epochs"
-        typer.echo(text, err=True)
+        typer.echo(f"warning: no {TRACE_FILE}: {trace.why_absent}", err=True)
     if options.json:
         typer.echo(json.dumps(summary, indent=2))
     else:
