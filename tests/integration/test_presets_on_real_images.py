@@ -24,7 +24,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     [
         ("hippocampus", ["--rounds", "5"], 0.60),
         pytest.param("cardiac", ["--rounds", "2"], 0.50, marks=pytest.mark.long),
-        ("retina", ["--rounds", "2"], 0.45),
+        ("retina", ["--rounds", "12"], 0.55),
         ("sarcoma", ["--rounds", "4"], 0.30),
     ],
 )
