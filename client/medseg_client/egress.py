@@ -151,8 +151,8 @@ class EgressGuard:
     ) -> tuple[Envelope, Tensors]:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
-        And what the codec left over of the parameters: of what was to leave, the part that does not. `others` are
-        further tensors by kind; all kinds are those that the algorithm declared, none is missing.
+        And what a codec with error feedback left over of the parameters: of what was to leave, the part that does not.
+        `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
         `scalars` may hold scores, which rest on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
@@ -174,9 +174,8 @@ class EgressGuard:
             told = {name: figure for name, figure in told.items() if name in (SCORE, GAIN)}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
         payload = encode_kinds({DELTA: coded, **others}, main=DELTA)
-        left_over = {
-            name: update[name] - arriving[name] for name in spec_for("left_over", spec).tensors if codec
-        }
+        late = spec_for("left_over", spec).tensors if codec and codec.error_feedback else ()
+        left_over = {name: update[name] - arriving[name] for name in late}
         return self._release(question, header, payload, norm, before), left_over
 
     def release_figures(

@@ -228,7 +228,8 @@ class Trainer:
         network, spec = self._network(experiment)
         algorithm, keeps_optimiser = build_algorithm(experiment), experiment.federation.optimiser_memory
         codec = build_codec(experiment)
-        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser or codec is not None
+        feeds_back = codec is not None and codec.error_feedback
+        remembers = algorithm.remembers or algorithm.personalises or keeps_optimiser or feeds_back
         memory = self._state.memory_at(request) if remembers else {}
         received = self._held.receive(request, question.payload, experiment, spec)
         own = own_weights(algorithm, experiment, spec, memory)
@@ -270,7 +271,7 @@ class Trainer:
             )
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        kept |= {"left_over": left_over} if codec else {}
+        kept |= {"left_over": left_over} if left_over else {}
         self._state.commit(request, question.sha256, reply := envelope.to_bytes(), memory=kept)
         return reply
 

@@ -1,7 +1,8 @@
 """How a model goes to the sites: whole, or under a codec as the coded step from the one before it, or not at all.
 
-Under a codec the coordinator moves by the step as it will be decoded, and adds what that leaves over to its next step.
-So the model that it holds is the one that sites reach, bit for bit, and whoever missed the step gets it whole.
+Under a codec the coordinator moves by the step as it will be decoded. So the model that it holds is the one that sites
+reach, bit for bit, and whoever missed the step gets it whole. What the code leaves over is not carried on: sites train
+from the model as it became, and their updates make up for that already.
 """
 
 import time
@@ -30,12 +31,7 @@ def moved_by_code(old: ServerState, new: ServerState, spec: ModelSpec, codec: Co
     """The new state, as sites reach it from the old one by a coded step; its memory has the step as it was wanted."""
     if codec is None:
         return new
-    wanted = delta(new.weights, old.weights)
-    if (last := old.memory.get(STEP)) is not None:
-        _, arrived = code(last, spec, codec)
-        for name in last:
-            wanted[name] = wanted[name] + (last[name] - arrived[name])
-    _, step = code(wanted, spec, codec)
+    _, step = code(wanted := delta(new.weights, old.weights), spec, codec)
     weights = frozen(moved(old.weights, step))
     return replace(new, weights=weights, memory={**new.memory, STEP: frozen(wanted)})
 

@@ -1,13 +1,14 @@
 """The contract of a codec, and the blocks that share a scale.
 
-A codec writes the numbers of all parameters, one after the other, as a few arrays. What it cannot write is left over: a
-site adds that to its next update (error feedback), so that nothing is lost, only late.
+A codec writes the numbers of all parameters, one after the other, as a few arrays. What it cannot write is left over: with
+error feedback a site adds that to its next update, so that nothing is lost, only late. A codec that is right on average
+does without.
 Source: Seide et al. 2014; Karimireddy et al. 2019 (error feedback fixes SignSGD).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ class Blocks:
 @runtime_checkable
 class Codec(Protocol):
     """Numbers as arrays, and back. Deterministic: equal numbers give equal arrays on every machine."""
+
+    error_feedback: ClassVar[bool]  # whether a site adds what was left over to its next update
 
     def encode(self, numbers: Numbers, blocks: Blocks, /) -> dict[str, npt.NDArray[Any]]:
         """The arrays, by names without a slash. The numbers are finite."""

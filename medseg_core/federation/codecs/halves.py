@@ -1,6 +1,6 @@
 """`fp16` and `bf16`: two bytes a number."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,8 @@ from medseg_core.federation.codecs.base import Blocks, Entries, Numbers, require
 
 class Float16:
     """IEEE half precision, to nearest; what is beyond 65504 is held there."""
+
+    error_feedback: ClassVar = True
 
     def encode(self, numbers: Numbers, _: Blocks) -> dict[str, npt.NDArray[Any]]:
         """One array of float16."""
@@ -24,6 +26,8 @@ class Float16:
 
 class BFloat16:
     """The upper half of a float32, to nearest and even: its range, 8 bits of precision."""
+
+    error_feedback: ClassVar = True
 
     def encode(self, numbers: Numbers, _: Blocks) -> dict[str, npt.NDArray[Any]]:
         """One array of the upper 16 bits, as uint16."""

@@ -1,6 +1,6 @@
 """`int8`: a byte a number, in blocks of up to 256 that share a scale. Source: Dettmers 2016; Dettmers et al. 2022."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from medseg_core.federation.codecs.base import (
 
 class Int8:
     """Steps of a 127th of the block's largest number, to nearest."""
+
+    error_feedback: ClassVar = True
 
     def encode(self, numbers: Numbers, blocks: Blocks) -> dict[str, npt.NDArray[Any]]:
         """A byte for each number and a float32 for each block."""

@@ -1,10 +1,11 @@
 """`ternary`: of each block the sign of what is above its mean amount; about 1.4 bits a number.
 
-Source: Strom 2015 (a threshold, with error feedback); Li & Liu 2016 (ternary weight networks: threshold and scale).
+Source: Li & Liu 2016 (ternary weight networks: the threshold); Vargaftik et al. 2021, 2022 (DRIVE, EDEN: the scale that
+makes a coarse code right on average, and no error feedback with it).
 """
 
 import zlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +19,24 @@ _DIGITS = (np.arange(3**_IN_BYTE)[:, None] // _PLACES % 3).astype(np.int8)  # of
 
 
 class Ternary:
-    """-1, 0 or 1 for each number, times the mean amount of those of its block that are not 0.
+    """-1, 0 or 1 for each number, times the scale with which the projection of the code on its block is that block.
 
-    Five go into a byte, and Huffman's code makes frequent bytes short.
+    So what is left over stands at right angles to what was to be sent, and many of them cancel. With the mean amount of
+    what is sent as scale each would fall short. Five numbers go into a byte, and Huffman's code makes frequent bytes
+    short.
     """
+
+    error_feedback: ClassVar = False
 
     def encode(self, numbers: Numbers, blocks: Blocks) -> dict[str, npt.NDArray[Any]]:
         """The bytes, compressed, and a scale for each block."""
         amounts = np.abs(numbers)
-        means = _sums(amounts, blocks) / np.maximum(blocks.lengths, 1)
-        is_sent = amounts >= np.repeat(means.astype(np.float32), blocks.lengths)
-        is_sent &= numbers != 0
-        amounts[~is_sent] = 0
-        scales = _sums(amounts, blocks) / np.maximum(_sums(is_sent, blocks), 1)
+        means = (_sums(amounts, blocks) / np.maximum(blocks.lengths, 1)).astype(np.float32)
+        of_block = np.repeat(means, blocks.lengths)
+        np.divide(amounts, of_block, out=amounts, where=of_block > 0)  # in means: its square is near 1
+        is_sent = amounts >= 1
+        along = _sums(amounts * is_sent, blocks)
+        scales = means * _sums(amounts * amounts, blocks) / np.maximum(along, 1)
         digits = np.zeros(-(-numbers.size // _IN_BYTE) * _IN_BYTE, np.uint8)
         digits[: numbers.size] = 1 + np.where(is_sent, np.sign(numbers), 0).astype(np.int8)
         packed = (digits.reshape(-1, _IN_BYTE) @ _PLACES).astype(np.uint8)

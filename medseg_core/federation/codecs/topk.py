@@ -1,7 +1,7 @@
 """`topk`: the largest numbers alone, as int8. Source: Aji & Heafield 2017; with error feedback Stich et al. 2018."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from medseg_core.federation.update import refused
 
 class TopK:
     """The share `kept` of the numbers with the largest amounts; of equal ones the first."""
+
+    error_feedback: ClassVar = True
 
     def __init__(self, kept: float) -> None:
         self._kept = kept
