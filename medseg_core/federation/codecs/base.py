@@ -1,8 +1,8 @@
 """The contract of a codec, and the blocks that share a scale.
 
-A codec writes the numbers of all parameters, one after the other, as a few arrays. What it cannot write is left over: with
-error feedback a site adds that to its next update, so that nothing is lost, only late. A codec that is right on average
-does without.
+A codec writes the numbers of all parameters, one after the other, as a few arrays. What it cannot write is left over:
+with error feedback a site adds that to its next update, so that nothing is lost, only late. A codec that is right on
+average does without.
 Source: Seide et al. 2014; Karimireddy et al. 2019 (error feedback fixes SignSGD).
 """
 

@@ -116,12 +116,14 @@ def setting_table(name: str, setting: SettingResult, reference: str | None) -> T
     caption = "Mean and deviation over seeds; 95 % interval of the difference. Bytes of a site in a round; "
     caption += "training added up over the sites."
     table = Table(Column(name, overflow="fold"), caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    if setting.has_attack:
+        headings = (*headings, "back\ndoor")
     for heading in (*headings, "sent,\nreceived", "training"):
         table.add_column(heading, no_wrap=True)
     for label, row in setting.algorithms.items():
-        table.add_row(label, *_cells(row))
+        table.add_row(label, *_cells(row, has_attack=setting.has_attack))
     for label in setting.failures:
-        table.add_row(label, "failed", *"------")
+        table.add_row(label, "failed", *"-" * (len(table.columns) - 2))
     table.add_section()
     for label, baseline in setting.baselines.items():
         table.add_row(label, *_scores(baseline))
@@ -139,7 +141,7 @@ def _failures(result: SweepResult) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, *, has_attack: bool) -> tuple[str, ...]:
     found = row.over_reference
     interval = signed_between(found.low, found.high).replace(" to ", "\nto ") if found else ""
     return (
@@ -147,6 +149,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _spread(row.gap_to_pooled, sign=True),
         _spread(row.gain_over_local, sign=True),
         _plain(f"{signed(found.dice)}\n{interval}") if found else "-",
+        *([_spread(row.attack_success)] if has_attack else []),
         f"{megabytes(row.bytes_up)}\n{megabytes(row.bytes_down)}",
         duration(row.training_s.mean),
     )

@@ -62,6 +62,12 @@ class Outcome:
         return sum(known) / len(known) if known else float("nan")
 
     @property
+    def attack_success(self) -> float | None:
+        """Of a back door, on the test cases; None where nobody tries one."""
+        faults = self.summary.faults
+        return faults.attack.success_rate if faults and faults.attack else None
+
+    @property
     def curve(self) -> Curve:
         """Validation Dice by round; with folds, their mean."""
         return mean_curve(

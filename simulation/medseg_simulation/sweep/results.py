@@ -72,6 +72,7 @@ class Row(BaselineRow):
     bytes_up: float  # of a site in a round
     bytes_down: float
     training_s: Spread  # added up over the sites
+    attack_success: Spread | None = None  # of a back door; None: nobody tries one
 
 
 class SettingResult(_Part):
@@ -80,6 +81,11 @@ class SettingResult(_Part):
     baselines: dict[str, BaselineRow]
     algorithms: dict[str, Row]
     failures: dict[str, dict[int, str]]  # by row and seed: why a cell could not be done
+
+    @property
+    def has_attack(self) -> bool:
+        """Whether somebody tries a back door."""
+        return any(row.attack_success for row in self.algorithms.values())
 
 
 class Recommendation(_Part):

@@ -95,6 +95,9 @@ def _row(
         for record in fold
         for contribution in record.contributed.values()
     ]
+    attacks = {
+        seed: rate for seed, outcome in by_seed.items() if (rate := outcome.attack_success) is not None
+    }
     return Row(
         dice=_over(by_seed, lambda o: _dice(o.cases)),
         worst_site=_over(by_seed, lambda o: _worst(o.cases)),
@@ -105,6 +108,7 @@ def _row(
         bytes_up=fmean(c.bytes_up for c in contributions) if contributions else 0.0,
         bytes_down=fmean(c.bytes_down for c in contributions) if contributions else 0.0,
         training_s=_over(by_seed, lambda o: o.summary.cost.training_s),
+        attack_success=_spread(attacks) if attacks else None,
         curve=_curve([outcome.curve for outcome in by_seed.values()]),
         tuning=_tried({seed: outcome.choice for seed, outcome in by_seed.items()}),
     )

@@ -64,14 +64,18 @@ def test_ternary_sends_signs_of_what_is_above_the_mean_of_its_block() -> None:
 
     entries = Ternary().encode(numbers, blocks)
 
-    np.testing.assert_allclose(entries["scales"], [34.05 / 8, 0.0], rtol=1e-6)  # 0.1² + 3² + 5² + 0.2², over 3 + 5
+    np.testing.assert_allclose(
+        entries["scales"], [34.05 / 8, 0.0], rtol=1e-6
+    )  # 0.1² + 3² + 5² + 0.2², over 3 + 5
     back = Ternary().decode(entries, blocks)
     np.testing.assert_allclose(back, [0, -34.05 / 8, 34.05 / 8, 0, 0, 0], rtol=1e-6)
 
 
 def test_what_ternary_leaves_over_stands_at_right_angles_to_the_block() -> None:
     rng = np.random.default_rng(0)
-    numbers = np.concatenate([10.0**power * rng.standard_t(3, BLOCK) for power in (-30, -3, 25)], dtype=np.float32)
+    numbers = np.concatenate(
+        [10.0**power * rng.standard_t(3, BLOCK) for power in (-30, -3, 25)], dtype=np.float32
+    )
 
     back = Ternary().decode(Ternary().encode(numbers, blocks := blocks_of([BLOCK] * 3)), blocks)
 

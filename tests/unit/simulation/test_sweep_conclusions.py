@@ -1,12 +1,14 @@
 """What a sweep recommends, its page and `sweep.json`."""
 
+import io
 import json
 
 import jsonschema
 import pytest
 from html_page import Page
+from rich.console import Console
 
-from medseg_simulation.commands.sweep_progress import watch_sweep
+from medseg_simulation.commands.sweep_progress import setting_table, watch_sweep
 from medseg_simulation.sweep.duration import Forecast
 from medseg_simulation.sweep.outcomes import Choice
 from medseg_simulation.sweep.page import render_page
@@ -149,6 +151,23 @@ def test_the_page_stands_alone_and_shows_what_could_not_be_run(tmp_path):
     assert tags.count("figure") == 3
     assert not {"script", "link", "i"} & set(tags)
     assert not [at for at in page.attributes("href") + page.attributes("src") if not at.startswith("#")]
+
+
+def test_the_success_of_a_back_door_has_its_column_where_there_is_one(tmp_path):
+    def texts(**rows: Row) -> tuple[str, str]:
+        result = sweep({}, **rows)
+        (tmp_path / "sweep.html").write_text(render_page(result, sweep_text=""), encoding="utf-8")
+        console = Console(width=140, file=io.StringIO())
+        console.print(setting_table("even", result.settings["even"], "fedavg"))
+        return Page(tmp_path / "sweep.html").text, console.file.getvalue()
+
+    attacked = row(0.81).model_copy(update={"attack_success": spread(0.625)})
+
+    for text in texts(median=attacked):
+        assert "door" in text
+        assert "0.625" in text
+    for text in texts(median=row(0.81)):
+        assert "door" not in text
 
 
 def test_a_sweep_fits_the_stored_schema():

@@ -136,14 +136,16 @@ def test_the_screening_compares_every_algorithm_with_a_small_network():
     assert count_parameters(build_network(experiment.task, experiment.model, seed=0)) <= 400_000
 
 
-def test_the_hostile_sweep_has_five_kinds_at_few_and_at_many_sites_beside_honest_ones():
+def test_the_hostile_sweep_has_six_kinds_at_few_and_at_many_sites_beside_honest_ones():
     found = set()
     plan = read_sweep("hostile")
     for setting in plan.sweep.setting:
         simulation = plan.tries_of(plan.sweep.algorithm[0], setting, seed=0)[0].simulation
         faults = simulation.faults
-        found.add((simulation.sites, faults.sites if faults else 0, faults.kind if faults else None))
+        assert faults is not None
+        is_measured_alone = faults.kind == "backdoor" and faults.poisoned == 0
+        found.add((simulation.sites, 0 if is_measured_alone else faults.sites, faults.kind))
 
-    kinds = ("label_flip", "sign_flip", "scale", "noise", "nan")
+    kinds = ("label_flip", "sign_flip", "scale", "noise", "nan", "backdoor")
     attacked = {(sites, hostile, kind) for sites, hostile in ((5, 1), (8, 2)) for kind in kinds}
-    assert found == attacked | {(5, 0, None), (8, 0, None)}
+    assert found == attacked | {(5, 0, "backdoor"), (8, 0, "backdoor")}
