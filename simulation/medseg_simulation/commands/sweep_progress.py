@@ -116,9 +116,8 @@ def setting_table(name: str, setting: SettingResult, reference: str | None) -> T
     caption = "Mean and deviation over seeds; 95 % interval of the difference. Bytes of a site in a round; "
     caption += "training added up over the sites."
     table = Table(Column(name, overflow="fold"), caption=caption, caption_justify="left", box=SIMPLE_HEAD)
-    if setting.has_attack:
-        headings = (*headings, "back\ndoor")
-    for heading in (*headings, "sent,\nreceived", "training"):
+    attack = ("back\ndoor",) if setting.has_attack else ()
+    for heading in (*headings, *attack, "sent,\nreceived", "training"):
         table.add_column(heading, no_wrap=True)
     for label, row in setting.algorithms.items():
         table.add_row(label, *_cells(row, has_attack=setting.has_attack))
