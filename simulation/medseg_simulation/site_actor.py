@@ -19,6 +19,7 @@ from medseg_core.cohort.cache import StoredCase, load_stored, name_stored
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
 from medseg_core.errors import MedsegError
+from medseg_core.learning.device import keep_freed_memory
 from medseg_simulation.misbehaviour.conduct import Misconduct
 from medseg_simulation.virtual_site import VirtualSite, make_trainer
 
@@ -72,6 +73,8 @@ class SiteActor:
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
+        if device == "cpu":
+            keep_freed_memory()
         for module in ("torch._dynamo", "monai.networks.nets"):
             importlib.import_module(module)
 

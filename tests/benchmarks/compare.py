@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 SCRIPTS = {  # options; {data} and {out} are filled in
     "simulation_speed.py": (),
     "local_training.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
+    "nnunet.py": ("{data}/hippocampus", "--out", "{out}/nnunet"),
     "aggregation.py": (),
     "server_memory.py": (),
     "sliding_window.py": (),

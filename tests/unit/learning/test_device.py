@@ -1,0 +1,42 @@
+"""Which device trains, and what its process keeps."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from medseg_core.errors import DeviceError
+from medseg_core.learning.device import choose_device
+
+
+def test_a_device_that_is_not_here_is_refused_with_those_that_are():
+    with pytest.raises(DeviceError, match="cpu"):
+        choose_device("cuda:99")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_process_that_trains_on_a_cpu_keeps_the_memory_of_large_tensors_in_threads_too():
+    """Each fresh page is a page fault: a tensor of 64 MiB takes none where one of 128 MiB was."""
+    program = """
+        import resource, threading, torch
+        from medseg_core.learning.device import choose_device
+        choose_device("cpu")
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        def work():
+            torch.ones(2**25)
+            before = faults()
+            torch.ones(2**24)
+            print(faults() - before)
+        work()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
+    assert all(int(n_faults) < 100 for n_faults in run.stdout.split()), run.stdout
