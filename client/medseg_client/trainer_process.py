@@ -14,7 +14,7 @@ from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_client.trainer_service import serving
 from medseg_core.config import Experiment
 from medseg_core.files import sole_use
-from medseg_core.learning.device import choose_device
+from medseg_core.learning.device import choose_device, keep_freed_memory
 from medseg_core.wire.signatures import load_key, public_key_of
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
         sha256 = folder.approved.add(experiment)
         log.info("approved experiment %s: [policy] approve_tasks has %s", sha256[:16], experiment.task.name)
 
+    device = choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     key = load_key(folder.key("signing"))
     with sole_use(folder.root / "state"):
         ledger = Ledger(folder.ledger, key, keep_payloads_days=settings.policy.keep_payloads_days)
@@ -53,7 +56,7 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             EgressGuard(key, policy=settings.policy, ledger=ledger),
             approved=folder.approved,
             data_of=data_of,
-            device=choose_device(settings.device),
+            device=device,
             approve=approve,
             models=models_of(folder),
         )

@@ -16,6 +16,7 @@ from medseg_client.chunks import MESSAGE_BYTES_MAX, cut, gather
 from medseg_client.protocol.trainer_pb2 import DESCRIPTOR, Chunk
 from medseg_client.trainer import MAX_REQUEST_BYTES, Trainer
 from medseg_core.errors import SocketPathError, UnusableFolderError, WireError
+from medseg_core.learning.device import return_freed_memory
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope
 from medseg_core.wire.header import Kind
@@ -101,6 +102,8 @@ def _answer(
     except WireError as error:
         trainer.turn_away(received, error)
         _refuse(context, RefusalCode(error.code))
+    finally:
+        return_freed_memory()
     yield from cut(reply)
 
 

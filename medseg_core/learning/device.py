@@ -8,10 +8,7 @@ from medseg_core.errors import DeviceError
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU; otherwise the device named. Raises DeviceError.
-
-    On a CPU the process keeps, from then on, the memory that tensors free.
-    """
+    """`auto`: CUDA, else Apple's MPS, else the CPU; otherwise the device named. Raises DeviceError."""
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -24,17 +21,16 @@ def choose_device(wanted: str = "auto") -> torch.device:
     n_devices = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type not in available or (device.index or 0) >= n_devices:
         raise DeviceError(wanted, available)
-    if device.type == "cpu":
-        keep_freed_memory()
     return device
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors free, for the next ones: to be called before threads are started.
+    """Have the C library keep what tensors free, for the next ones: for a process that trains one model on a CPU.
 
     It gives large ones back to the system otherwise, which hands them out again page by page: a quarter of the time of
-    a training step with tensors of 80 MB. Threads share one arena, since theirs cannot hold such tensors. Does nothing
-    where the library is not glibc. Source: mallopt(3). See `return_freed_memory`.
+    a training step with tensors of 80 MB. To be called before threads are started: they share one arena then, since
+    theirs cannot hold such tensors; two that train side by side would wait for each other. Does nothing where the
+    library is not glibc. Source: mallopt(3). See `return_freed_memory`.
     """
     mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # their numbers in malloc.h
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
@@ -44,6 +40,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give back to the system what was kept, at the end of a round: nobody needs it until the next."""
+    """Give back to the system what was kept, where nothing is to be done for a while."""
     if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         malloc_trim(0)

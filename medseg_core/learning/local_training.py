@@ -14,7 +14,6 @@ from medseg_core.cohort.patches import Batch, batches, one_ahead, steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
-from medseg_core.learning.device import return_freed_memory
 from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.losses import Loss, build_loss, mark_unknown
@@ -108,8 +107,6 @@ def train_locally(
             losses.append(loss)
         mean_loss = float(torch.stack(losses).mean())  # an accelerator has done all its steps then
         training_s = time.perf_counter() - began - waiting_s
-    if device.type == "cpu":
-        return_freed_memory()
     rule.end(network, rates, training.momentum)
     report = TrainingReport(
         n_cases=len(cases), n_steps=steps, loss=mean_loss, training_s=training_s, waiting_s=waiting_s

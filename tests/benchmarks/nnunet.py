@@ -148,11 +148,12 @@ class Medseg:
     def __init__(self, options: argparse.Namespace) -> None:
         from medseg_core.cohort.cache import prepare_cohort
         from medseg_core.config import parse_experiment
-        from medseg_core.learning.device import choose_device
+        from medseg_core.learning.device import choose_device, keep_freed_memory
         from medseg_core.learning.networks import lay_out
         from medseg_simulation.preset_files import read_preset
 
         device = choose_device(options.device)
+        keep_freed_memory()  # as a site's trainer does
         peer = NnUNet(options).trainer
         document = read_preset("hippocampus").model_dump(mode="json", exclude_none=True)
         document["training"] |= {

@@ -22,8 +22,8 @@ def test_a_process_that_trains_on_a_cpu_keeps_the_memory_of_large_tensors_in_thr
     """Each fresh page is a page fault: a tensor of 64 MiB takes none where one of 128 MiB was."""
     program = """
         import resource, threading, torch
-        from medseg_core.learning.device import choose_device
-        choose_device("cpu")
+        from medseg_core.learning.device import keep_freed_memory
+        keep_freed_memory()
         def faults():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         def work():
