@@ -1,6 +1,6 @@
 """Samples a second of local training, beside nnU-Net's trainer on the same network, patches and batch.
 
-    python tests/benchmarks/nnunet.py DATA --out FOLDER [--steps 12] [--turns 3] [--device cpu]
+    python tests/benchmarks/nnunet.py DATA --out FOLDER [--steps 8] [--turns 3] [--device cpu]
 
 DATA holds the hippocampus. nnU-Net plans and preprocesses it by itself, and builds the network of its plan (3d_fullres)
 without deep supervision, which our loss does not have. Both train that network with SGD, on batches and patches of the
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", choices=SIDES, help="time this one alone, and print its rate")
