@@ -61,8 +61,12 @@ def installed(folder: Path) -> str:
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for package in ("torch", NNUNET, f"{ROOT}[simulation]"):  # torch first: what it is pinned to
-            command = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", package]
+        for package in (
+            ["torch"],
+            [NNUNET],
+            ["-e", f"{ROOT}[simulation]"],
+        ):  # torch first: what it is pinned to
+            command = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *package]
             subprocess.run(command, check=True, stdout=sys.stderr)
         (folder / "installed").touch()
     return str(python)
@@ -161,10 +165,7 @@ class Medseg:
             "momentum": 0.99,
             "batch_size": int(peer.batch_size),
             "patch_size": [int(size) for size in peer.configuration_manager.patch_size],
-            "augmentation": {
-                "flip": [True] * 3,
-                "low_resolution": 0.125,
-            },  # the rest is nnU-Net's as it stands
+            "augmentation": {"flip": [True] * 3, "low_resolution": 0.125},  # else the defaults, nnU-Net's
         }
         self._experiment = parse_experiment(document, source="nnunet.py")
         task, cache = self._experiment.task, options.out / "cache"
