@@ -29,8 +29,8 @@ def keep_freed_memory() -> None:
 
     It gives large ones back to the system otherwise, which hands them out again page by page: a quarter of the time of
     a training step with tensors of 80 MB. To be called before threads are started: they share one arena then, since
-    theirs cannot hold such tensors; two that train side by side would wait for each other. Does nothing where the
-    library is not glibc. Source: mallopt(3). See `return_freed_memory`.
+    theirs cannot hold such tensors. Where two train side by side it gained nothing. Does nothing where the library is
+    not glibc. Source: mallopt(3). See `return_freed_memory`.
     """
     mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # their numbers in malloc.h
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):

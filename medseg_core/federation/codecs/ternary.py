@@ -1,7 +1,7 @@
 """`ternary`: of each block the sign of what is above its mean amount; about 1.4 bits a number.
 
 Source: Li & Liu 2016 (ternary weight networks: the threshold); Vargaftik et al. 2021, 2022 (DRIVE, EDEN: the scale that
-makes a coarse code right on average, and no error feedback with it).
+makes a coarse code right on average, here without their rotation; no error feedback with it).
 """
 
 import zlib
