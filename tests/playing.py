@@ -22,7 +22,8 @@ def play(
     share: float = 1.0,
 ) -> ServerState:
     """The state after a round with these updates and their weights."""
-    accumulator = algorithm.start(state, SPEC, share=share)
+    accumulator = algorithm.start(state, SPEC)
+    accumulator.share = share
     for one, weight in updates:
         algorithm.add(accumulator, one, weight)
     counted = {one.site: (state.round + 1, attempt) for one, _ in updates}

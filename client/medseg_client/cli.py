@@ -95,12 +95,18 @@ def check(
     """Can this hospital take part: images, machine, way to the coordinator; exit code 1 on a fault."""
     from medseg_client.findings import is_fit, shared_report
     from medseg_client.gateway_check import check_gateway
-    from medseg_client.machine_check import check_data, check_machine
+    from medseg_client.machine_check import check_data, check_machine, check_rules
     from medseg_client.pacs_check import check_pacs
 
     site = SiteFolder(folder)
     asked = [read_experiment(path) for path in experiment] if experiment else site.approved.values()
-    steps = (check_machine(site), check_gateway(site), check_pacs(site), check_data(site, asked))
+    steps = (
+        check_machine(site),
+        check_gateway(site),
+        check_pacs(site),
+        check_data(site, asked),
+        check_rules(site, asked),
+    )
     findings = []
     for finding in itertools.chain(*steps):
         findings.append(finding)

@@ -11,7 +11,14 @@ from medseg_client.accounts import find_accounts, images_of, leaks
 from medseg_client.findings import Finding, fault, ok, warning
 from medseg_client.site_folder import SiteFolder
 from medseg_core.config import Experiment, Task
-from medseg_core.errors import DataError, DeviceError, ExperimentFileError, MedsegError, TooFewPatientsError
+from medseg_core.errors import (
+    DataError,
+    DeviceError,
+    ExperimentFileError,
+    MedsegError,
+    TooFewPatientsError,
+    WireError,
+)
 
 GIB = 1 << 30
 MEMORY_LEAST, MEMORY_GOOD = 2 * GIB, 8 * GIB  # a small 3D network with its patches; a usual one
@@ -19,6 +26,7 @@ DISK_LEAST, DISK_GOOD = 2 * GIB, 20 * GIB  # prepared images are some times as l
 SHARED_GOOD = GIB // 16  # what a container has unless it is given more
 _SHARED = Path("/dev/shm")  # noqa: S108
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+_RULES = "Add patients, or change [policy] in site.toml and restart."
 
 
 def check_data(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterator[Finding]:
@@ -61,6 +69,48 @@ def check_data(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterato
             remedy = "Mend the cases or take them out of the list; `medseg-site check` names them here."
             text = f"{faulty} of {report.n_cases} cases have faults ({counted})"
             yield fault(topic, text, remedy, detail="\n".join(map(str, report.faults)))
+
+
+def check_rules(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterator[Finding]:
+    """This site's own rules let each experiment in, and what its cases would answer out.
+
+    Says nothing of cases that cannot be read or split: `check_data` does.
+    """
+    from medseg_core.cohort.manifest import read_cohort
+    from medseg_core.cohort.split import split_cases
+    from medseg_core.federation.shared_tensors import count_numbers  # torch: only when needed
+
+    settings = folder.settings
+    policy = settings.policy
+    for experiment in experiments:
+        topic = f"rules for {experiment.task.name}"
+        try:
+            policy.require_experiment(experiment, count_numbers(experiment)[0])
+        except WireError as error:
+            yield fault(
+                topic, f"this site would refuse it: {error.detail}", "It is this hospital's own rule."
+            )
+            continue
+        try:
+            cohort = read_cohort(folder.root / settings.data, settings.task_here(experiment.task))
+            split = split_cases(cohort.cases, site=settings.name, seed=experiment.federation.seed)
+        except (DataError, ExperimentFileError):
+            continue
+        n_train, n_validation, n_test = (
+            len({case.patient_id for case in cases}) for cases in (split.train, split.validation, split.test)
+        )
+        if n_train < policy.min_patients_update:
+            text = f"{n_train} patients would train, and an update rests on at least {policy.min_patients_update}"
+            yield fault(topic, f"{text} (min_patients_update)", _RULES)
+        elif n_validation < policy.min_patients_score or n_test < policy.min_patients_score:
+            text = f"{n_validation} patients would validate and {n_test} test, and a score rests on at least "
+            text += (
+                f"{policy.min_patients_score} (min_patients_score): this site trains and keeps those scores"
+            )
+            remedy = "A run needs the validation score of one site at least."
+            yield warning(topic, text, f"{remedy} {_RULES}")
+        else:
+            yield ok(topic, f"{n_train} patients train, {n_validation} validate, {n_test} test")
 
 
 def check_machine(folder: SiteFolder) -> Iterator[Finding]:

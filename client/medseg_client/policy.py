@@ -46,6 +46,10 @@ class Policy(Section):
         if algorithm not in self.algorithms:
             code = RefusalCode.ALGORITHM_NOT_ALLOWED
             raise PolicyError(code, "algorithms", f"the algorithm is {algorithm}", list(self.algorithms))
+        if algorithm == "scaffold" and self.max_update_norm is not None:
+            code = RefusalCode.ALGORITHM_NOT_ALLOWED
+            asked = "the algorithm is scaffold, whose control variates tell what the scaled update does not"
+            raise PolicyError(code, "max_update_norm", asked, self.max_update_norm)
         if n_numbers > self.max_parameters:
             asked = f"the network has {n_numbers:,} numbers"
             raise PolicyError(RefusalCode.MODEL_TOO_LARGE, "max_parameters", asked, self.max_parameters)

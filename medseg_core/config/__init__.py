@@ -7,6 +7,8 @@ from medseg_core.config.experiment import Codec, Evaluation, Experiment
 from medseg_core.config.federation import (
     KEEP_TENSORS,
     NEED_BATCH_NORM,
+    NEED_FIXED_WEIGHTS,
+    NEED_FRESH_MOMENTUM,
     NEED_SGD,
     AlgorithmName,
     Federation,
@@ -42,6 +44,8 @@ __all__ = [
     "LabelValues",
     "Model",
     "NEED_BATCH_NORM",
+    "NEED_FIXED_WEIGHTS",
+    "NEED_FRESH_MOMENTUM",
     "NEED_SGD",
     "Name",
     "NetworkName",

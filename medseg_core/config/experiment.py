@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medseg_core.config.federation import KEEP_TENSORS, NEED_BATCH_NORM, NEED_SGD, Federation
+from medseg_core.config.federation import (
+    KEEP_TENSORS,
+    NEED_BATCH_NORM,
+    NEED_FIXED_WEIGHTS,
+    NEED_FRESH_MOMENTUM,
+    NEED_SGD,
+    Federation,
+)
 from medseg_core.config.section import PositiveInt, Section
 from medseg_core.config.simulation import MISS_ROUNDS, Faults, Simulation
 from medseg_core.config.task import Task
@@ -72,6 +79,7 @@ class Experiment(Section):
                 f'[federation] algorithm = "{algorithm}" counts on steps of rate * gradient, which adamw does not '
                 'take: it needs [training] optimiser = "sgd", with a learning_rate for it'
             )
+        _check_rule(self.federation, self.training)
         if algorithm == "fltrust" and self.evaluation.server_data is None:
             raise ValueError(
                 '[federation] algorithm = "fltrust" compares sites with an update that the server trains itself: it '
@@ -97,6 +105,36 @@ class Experiment(Section):
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
         return self
+
+
+def _check_rule(federation: Federation, training: Training) -> None:
+    """What the algorithm's rule counts on is so. Raises ValueError."""
+    algorithm = federation.algorithm
+    if algorithm in NEED_FRESH_MOMENTUM and federation.optimiser_memory and training.momentum:
+        raise ValueError(
+            f'[federation] algorithm = "{algorithm}" knows how far its steps lead where momentum begins at zero: set '
+            "optimiser_memory = false, or [training] momentum = 0"
+        )
+    if algorithm in NEED_FIXED_WEIGHTS and federation.weights == "validation_gain":
+        raise ValueError(
+            f'[federation] weights = "validation_gain" has no place in the rule of algorithm = "{algorithm}": choose '
+            "other weights, or another algorithm"
+        )
+    if algorithm == "scaffold" and federation.max_update_norm is not None:
+        raise ValueError(
+            '[federation] max_update_norm bounds updates, and algorithm = "scaffold" sends control variates besides, '
+            "which it does not: leave it out, or choose another algorithm"
+        )
+    if (required := len(federation.required_sites)) > (federation.participants or required):
+        raise ValueError(
+            f"[federation] required_sites names {required} sites, and participants draws {federation.participants} in "
+            "a round: raise participants, or require fewer"
+        )
+    if algorithm == "cyclic" and required:
+        raise ValueError(
+            '[federation] algorithm = "cyclic" asks one site in a round, so that none can be required in all: leave '
+            "required_sites out"
+        )
 
 
 def _check_faults(faults: Faults, experiment: Experiment) -> None:

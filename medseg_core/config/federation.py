@@ -33,6 +33,19 @@ AlgorithmName = Literal[
 ]
 # whose rules count on w -= rate * gradient
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
+# whose rules count on momentum that begins at zero in each round
+NEED_FRESH_MOMENTUM: tuple[AlgorithmName, ...] = ("scaffold", "fednova")
+# whose rules know no weight of a site, or count on one that is the same in all rounds
+NEED_FIXED_WEIGHTS: tuple[AlgorithmName, ...] = (
+    "scaffold",
+    "feddyn",
+    "cyclic",
+    "median",
+    "trimmed_mean",
+    "krum",
+    "multi_krum",
+    "fltrust",
+)
 # that leave tensors of the network at the sites; the first two only those of batch normalisation
 KEEP_TENSORS: tuple[AlgorithmName, ...] = ("fedbn", "silobn", "fedrep")
 NEED_BATCH_NORM = KEEP_TENSORS[:2]
@@ -70,7 +83,9 @@ class Robust(Section):
     """`[federation.robust]`: rules that bear sites which send what they like."""
 
     hostile_sites: PositiveInt = 1  # f: trimmed_mean, krum, multi_krum bear so many
-    iterations: PositiveInt = 10  # geometric_median: Weiszfeld steps
+    iterations: PositiveInt = (
+        1000  # geometric_median: Weiszfeld steps at most; tens are usual, more where a site is far off
+    )
     norm_bound: Annotated[float, Field(gt=0)] | None = (
         None  # norm_bounding; None: the median norm of the round
     )

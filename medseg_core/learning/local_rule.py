@@ -34,8 +34,11 @@ class LocalRule:
     def adjust_gradients(self, network: nn.Module) -> None:
         """Change the gradients of a step before they are clipped."""
 
+    def leave(self, network: nn.Module) -> None:
+        """The steps are over, or were cut off: take off the network whatever was put on it."""
+
     def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
-        """The network is trained; `rates` are the learning rates of its steps, `momentum` that of its SGD."""
+        """The network is trained and left; `rates` are the learning rates of its steps, `momentum` that of its SGD."""
 
 
 def parameters_of(network: nn.Module) -> list[Tensor]:

@@ -71,7 +71,6 @@ def train_locally(
     device = next(network.parameters()).device
     set_weights(network, start)
     network.train()
-    rule.begin(network)
     optimiser = _build_optimiser(network, training)
     _restore(optimiser, network, memory or {})
     loss_of = build_loss(training.loss, experiment.task.n_classes)
@@ -81,7 +80,11 @@ def train_locally(
     steps = passes * in_pass
     in_bf16 = _wants_bf16(training, device)
     losses, waiting_s, began = [], 0.0, time.perf_counter()
-    with device_guard(device, training), _seeded_dropout(experiment, context, device):
+    with (
+        device_guard(device, training),
+        _seeded_dropout(experiment, context, device),
+        _followed(rule, network),
+    ):
         patches = _batches(cases, experiment, context, passes, device)
         for step in range(steps):
             if is_over():
@@ -112,6 +115,16 @@ def train_locally(
         n_cases=len(cases), n_steps=steps, loss=mean_loss, training_s=training_s, waiting_s=waiting_s
     )
     return report, _memory_of(optimiser, network)
+
+
+@contextmanager
+def _followed(rule: LocalRule, network: nn.Module) -> Iterator[None]:
+    """The rule from its beginning to when it leaves the network, however the steps end."""
+    try:
+        rule.begin(network)
+        yield
+    finally:
+        rule.leave(network)
 
 
 def _batches(

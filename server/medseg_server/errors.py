@@ -9,20 +9,30 @@ from medseg_core.errors import RunError, StorageError
 class QuorumError(RunError):
     """Too few sites answered; names them and why."""
 
-    def __init__(self, round_number: int, counted: int, quorum: int, absent: Sequence[str]) -> None:
+    def __init__(
+        self,
+        round_number: int,
+        counted: int,
+        quorum: int,
+        absent: Sequence[str],
+        *,
+        can_stand_in: bool = False,
+    ) -> None:
         super().__init__(
             f"round {round_number}: {counted} of the {quorum} sites that [federation] quorum asks for contributed; "
-            f"absent: {', '.join(absent) or 'none asked'}. {self._remedy(absent)}"
+            f"absent: {', '.join(absent) or 'none asked'}. {self._remedy(absent, can_stand_in)}"
         )
 
     @staticmethod
-    def _remedy(absent: Sequence[str]) -> str:
+    def _remedy(absent: Sequence[str], can_stand_in: bool) -> str:
         if any(
             reason in site
             for site in absent
             for reason in ("diverged", "overflow", "not_finite", "norm_exceeded")
         ):
             return "The training leaps too far: lower [training] learning_rate, in a new run."
+        if can_stand_in:
+            return "Mend that site and resume the run. With [federation] quorum = 1 the next site would stand in."
         return "Mend those sites and resume the run, or lower the quorum."
 
 
@@ -33,6 +43,18 @@ class TooFewSitesError(RunError):
         super().__init__(
             f"[federation] algorithm = {algorithm!r} needs the updates of {needed} sites in a round, "
             f"{n_sites} are asked. Use more sites, another algorithm, or a smaller [federation.robust] hostile_sites."
+        )
+
+
+class TooFewUpdatesError(RunError):
+    """A round has its quorum, and fewer updates than the algorithm's rule needs; names who is missing and why."""
+
+    def __init__(
+        self, round_number: int, algorithm: str, needed: int, counted: int, absent: Sequence[str]
+    ) -> None:
+        super().__init__(
+            f"round {round_number}: [federation] algorithm = {algorithm!r} needs the updates of {needed} sites, "
+            f"{counted} contributed; absent: {', '.join(absent)}. Mend those sites and resume the run."
         )
 
 

@@ -85,7 +85,7 @@ def note_scores(
     n_cases = {site: described[site]["validation_cases"] for site in dice}
     mean = sum(d * n_cases[site] for site, d in dice.items()) / sum(n_cases.values())
     record = history[-1]
-    record |= {"validation_dice": mean, "sites": dice, "evaluation": dict(traffic)}
+    record |= {"validation_dice": mean, "sites": dice, "scored_cases": n_cases, "evaluation": dict(traffic)}
     if run.own_data is not None:
         record["server_dice"] = run.own_data.dice(dict(state.weights))
     run.store.event("evaluated", round=state.round, absent=absent, **scores_of(record))
@@ -154,7 +154,7 @@ def _read(run: Run, told: Scores, counts: Mapping[str, int]) -> Figures | str:
 
 def scores_of(record: Record | None) -> Record:
     """The scores in a round's record or in an `evaluated` event."""
-    kept = ("validation_dice", "sites", "evaluation", "server_dice")
+    kept = ("validation_dice", "sites", "scored_cases", "evaluation", "server_dice")
     return {k: record[k] for k in kept if k in record} if record else {}
 
 

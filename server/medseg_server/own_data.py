@@ -17,6 +17,7 @@ from medseg_core.assessment.scores import summarise
 from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
+from medseg_core.errors import DivergedError
 from medseg_core.federation.update import delta
 from medseg_core.learning.device import choose_device
 from medseg_core.learning.local_rule import LocalRule
@@ -53,13 +54,18 @@ class OwnData:
         """How far training moves these weights on all cases: as a site trains in that round, with a fresh optimiser.
 
         On the CPU it depends on the arguments and `cpu_threads` alone, so that a resumed round has the same.
+
+        Raises DivergedError.
         """
         torch.set_num_threads(self._experiment.training.cpu_threads)
         context = RoundContext(NAME, round_number)
         train_locally(
             self._network, self._cases, self._experiment, context=context, start=weights, rule=LocalRule()
         )
-        return delta(get_weights(self._network), weights)
+        step = delta(get_weights(self._network), weights)
+        if not all(np.isfinite(tensor).all() for tensor in step.values()):
+            raise DivergedError(NAME, round_number)
+        return step
 
     def _with(self, weights: Weights) -> torch.nn.Module:
         set_weights(self._network, weights)

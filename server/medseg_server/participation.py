@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from medseg_core.cohort.patches import steps_in_pass
 from medseg_core.config import Experiment
 from medseg_core.errors import UpdateError
 from medseg_core.seeding import derive_seed
@@ -14,15 +15,44 @@ from medseg_server.run import Record
 
 
 def choose_participants(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[str, ...]:
-    """The sites of a round: all, or [federation] participants of them drawn by seed and round; cyclic: one in turn."""
-    if experiment.federation.algorithm == "cyclic":
+    """The sites of a round: all, or [federation] participants of them; cyclic: one in turn.
+
+    Required sites are always among them; the others are drawn by seed and round.
+    """
+    federation = experiment.federation
+    if federation.algorithm == "cyclic":
         return (sorted(sites)[(round_number - 1) % len(sites)],)
-    wanted = experiment.federation.participants
+    wanted = federation.participants
     if wanted is None or wanted >= len(sites):
         return tuple(sorted(sites))
-    seed = derive_seed(experiment.federation.seed, round_number=round_number, purpose="participants")
-    drawn = np.random.default_rng(seed).choice(sorted(sites), size=wanted, replace=False)
-    return tuple(sorted(str(site) for site in drawn))
+    required = set(federation.required_sites) & set(sites)
+    seed = derive_seed(federation.seed, round_number=round_number, purpose="participants")
+    others, n_others = sorted(set(sites) - required), wanted - len(required)
+    drawn = np.random.default_rng(seed).choice(others, size=n_others, replace=False)
+    return tuple(sorted(required | {str(site) for site in drawn}))
+
+
+def turns(experiment: Experiment, sites: tuple[str, ...], round_number: int) -> tuple[tuple[str, ...], ...]:
+    """Who is asked to train in a round: the participants, and where those may be absent who stands in, in turn.
+
+    Only `cyclic` has stand-ins: with a quorum the model goes on to the next site where the one whose turn it is does
+    not contribute.
+    """
+    first = choose_participants(experiment, sites, round_number)
+    if experiment.federation.algorithm != "cyclic" or experiment.federation.quorum is None:
+        return (first,)
+    names = sorted(sites)
+    at = names.index(first[0])
+    return tuple((site,) for site in names[at:] + names[:at])
+
+
+def steps_of_round(experiment: Experiment, n_cases: int) -> int:
+    """How many steps a site with so many training cases takes in a round."""
+    federation = experiment.federation
+    passes = federation.local_epochs + (
+        federation.fedrep.head_epochs if federation.algorithm == "fedrep" else 0
+    )
+    return passes * steps_in_pass(n_cases, experiment.training.batch_size)
 
 
 def weights_of(experiment: Experiment, described: Described) -> dict[str, int]:

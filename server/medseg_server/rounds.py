@@ -29,7 +29,7 @@ from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import SCORE, SCORED_CASES
 from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
-from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError
+from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError, TooFewUpdatesError
 from medseg_server.evaluating import (
     Described,
     Told,
@@ -44,6 +44,8 @@ from medseg_server.participation import (
     choose_participants,
     contribution,
     participation,
+    steps_of_round,
+    turns,
     weight_by_gain,
     weights_of,
 )
@@ -172,31 +174,37 @@ def _round(
     """
     number = state.round + 1
     attempt = run.next_attempt("round_started", number)
-    names = choose_participants(run.experiment, tuple(described), number)
     is_scoring = bool(history) and is_due(run.experiment, history[-1])
     weights = weights_of(run.experiment, described)
-    share = sum(weights[site] for site in names) / sum(weights.values())
-    accumulator = algorithm.start(state, spec, share=share)
+    accumulator = algorithm.start(state, spec)
     if algorithm.wants_reference:
         assert run.own_data is not None, "an experiment without server_data is refused"
         accumulator.reference = run.own_data.update(dict(state.weights), number)
     sending = Sending(run.experiment, spec, state, history, besides=algorithm.downloads, whole=payload)
-    headers = headers_of_round(
-        run,
-        state,
-        attempt,
-        to_train=names,
-        to_score=tuple(described) if is_scoring else (),
-        kept=last_updates(history, best_round(history)) if algorithm.personalises else {},
-    )
-    answers = sending.ask(run, headers)
-    returned = _receive(
-        run, algorithm, accumulator, number=number, answers=answers, participants=names, described=described
-    )
+    kept = last_updates(history, best_round(history)) if algorithm.personalises else {}
+    returned = _Returned()
+    to_score = tuple(described) if is_scoring else ()
+    for names in turns(run.experiment, tuple(described), number):
+        headers = headers_of_round(run, state, attempt, to_train=names, to_score=to_score, kept=kept)
+        _receive(
+            returned,
+            run,
+            algorithm,
+            accumulator,
+            number=number,
+            answers=sending.ask(run, headers),
+            participants=names,
+            described=described,
+        )
+        if returned.contributed:
+            break
+        to_score = ()  # those that could have told their score
     contributed, absent = returned.contributed, returned.absent
+    accumulator.share = sum(weights[site] for site in contributed) / sum(weights.values())
     try:
         _check_participation(run.experiment, number, contributed, absent, fewest=algorithm.fewest_sites)
     except RunError as error:
+        accumulator.discard()
         run.store.event("round_failed", round=number, attempt=attempt, **participation(contributed, absent))
         if attempt < LAST_ATTEMPT and RefusalCode.CONFLICTING_REQUEST in absent.values():
             raise _TakenError from error
@@ -221,6 +229,7 @@ def _round(
 
 
 def _receive(
+    returned: _Returned,
     run: Run,
     algorithm: Algorithm,
     accumulator: Accumulator,
@@ -229,9 +238,8 @@ def _receive(
     answers: Iterator[Answer],
     participants: tuple[str, ...],
     described: Described,
-) -> _Returned:
+) -> None:
     """Take answers as they arrive; updates are weighted by the cases that sites described."""
-    returned = _Returned()
     cases = {site: described[site]["train_cases"] for site in participants}
     all_weights = weights_of(run.experiment, described)
     weights = integer_weights({site: all_weights[site] for site in participants})
@@ -250,10 +258,10 @@ def _receive(
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
                 returned.contributed[site] = contribution(answer, norm)
-        n_scored = described[site]["validation_cases"]
-        returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
+        if site not in returned.told:  # who stands in may have told it before
+            n_scored = described[site]["validation_cases"]
+            returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
         del answer  # before the next is fetched: one update in memory at a time
-    return returned
 
 
 def _add(
@@ -297,13 +305,15 @@ def _update_in(
             "bad_count", f"site {answer.site} counts {n_cases} cases, described were {expected_cases}"
         )
     header, limit = answer.reply.header, experiment.federation.max_update_norm
+    n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
+    if n_steps > (most := steps_of_round(experiment, n_cases)):
+        raise UpdateError("bad_count", f"site {answer.site} tells of {n_steps} steps, a round has {most}")
     kinds = decode_kinds(answer.reply.payload, specs, main=DELTA, codec=build_codec(experiment))
     norms = {
         kind: check_update(tensors, specs[kind], max_norm=limit if kind == DELTA else None)
         for kind, tensors in kinds.items()
     }
     others = {kind: tensors for kind, tensors in kinds.items() if kind != DELTA}
-    n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
     return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others), norms[DELTA]
 
 
@@ -330,8 +340,11 @@ def _check_participation(
     missing = [f"{site} ({absent[site]})" for site in federation.required_sites if site in absent]
     if missing:
         raise RequiredSiteError(number, missing)
-    quorum = max(federation.quorum or len(contributed) + len(absent), fewest)
-    if len(contributed) < quorum or not contributed:
-        raise QuorumError(
-            number, len(contributed), quorum, [f"{s} ({why})" for s, why in sorted(absent.items())]
-        )
+    quorum = federation.quorum or len(contributed) + len(absent)
+    if len(contributed) >= max(quorum, fewest, 1):
+        return
+    who = [f"{site} ({why})" for site, why in sorted(absent.items())]
+    if len(contributed) >= quorum:
+        raise TooFewUpdatesError(number, federation.algorithm, fewest, len(contributed), who)
+    can_stand_in = federation.algorithm == "cyclic" and federation.quorum is None
+    raise QuorumError(number, len(contributed), quorum, who, can_stand_in=can_stand_in)

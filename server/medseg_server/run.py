@@ -1,5 +1,6 @@
 """One run as the coordinator holds it: the experiment, the way to the sites, and the folder."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -78,7 +79,20 @@ class Run:
 
 
 def best_round(history: Sequence[Record]) -> int:
-    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet."""
-    scored = [r for r in history if "validation_dice" in r]
-    best = max(scored, key=lambda r: (r["validation_dice"], -r["round"]), default={"round": 0})
+    """The round with the highest validation Dice; the first of equals, and 0 where none was scored yet.
+
+    Two rounds are compared over the sites that scored both: that a site was away makes neither better.
+    """
+    best: Record = {"round": 0}
+    for record in history:
+        if "validation_dice" in record and (not best["round"] or _is_better(record, best)):
+            best = record
     return int(best["round"])
+
+
+def _is_better(record: Record, other: Record) -> bool:
+    both = record["sites"].keys() & other["sites"].keys()
+    if not both or record["sites"].keys() == other["sites"].keys():
+        return bool(record["validation_dice"] > other["validation_dice"])
+    n_cases = record.get("scored_cases") or dict.fromkeys(both, 1)  # of a run that an earlier release began
+    return math.fsum(n_cases[site] * (record["sites"][site] - other["sites"][site]) for site in both) > 0

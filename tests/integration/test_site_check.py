@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def north(federation: Federation) -> SiteFolder:
     wait_for(caller, 200)
     site = SiteFolder(federation.folder / "north")
     settings = (site.root / "site.toml").read_text().replace("/images", str(federation.folder / "images"))
+    settings = re.sub(r"(min_patients_\w+) = 5", r"\1 = 1", settings)  # there are four phantoms
     (site.root / "site.toml").write_text(settings)
     (federation.folder / "tiny.toml").write_text(TINY)
     write_phantoms(
@@ -75,7 +77,15 @@ def test_a_site_that_is_fit_is_told_so(federation: Federation, north: SiteFolder
     done = check(north, "--experiment", str(federation.folder / "tiny.toml"))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = {line[9:].split(":")[0]: line for line in done.stdout.splitlines()}
-    topics = ("data for tiny", "memory", "name", "own certificate", "gateway's certificate", "clock")
+    topics = (
+        "data for tiny",
+        "rules for tiny",
+        "memory",
+        "name",
+        "own certificate",
+        "gateway's certificate",
+        "clock",
+    )
     for topic in (*topics, "registration"):
         assert lines[topic].startswith("ok"), lines
     has_room = psutil.disk_usage(str(north.root)).free >= DISK_GOOD  # of whoever runs this test

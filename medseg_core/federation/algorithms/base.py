@@ -51,7 +51,7 @@ class ServerState:
 class Accumulator:
     """A round in progress: the sums so far, by kind of upload, and whose updates are in them.
 
-    `share` of all sites' weight belongs to those that were asked in this round. `sites` are those added, with their
+    `share` of all sites' weight belongs to those that contribute to this round. `sites` are those added, with their
     weights; `figures` what the algorithm noted of each, added up in the order of names. `reference` is the server's own
     update of this round, where the algorithm wants one.
     """
@@ -62,6 +62,9 @@ class Accumulator:
     sites: dict[str, int] = field(default_factory=dict)
     figures: dict[str, tuple[float, ...]] = field(default_factory=dict)
     reference: Tensors = field(default_factory=dict)
+
+    def discard(self) -> None:
+        """The round came to nothing."""
 
     def weighted_mean(self, place: int) -> float:
         """Over the sites, of one of the figures noted of each; independent of the order of arrival."""
@@ -133,10 +136,10 @@ class Algorithm:
         check_update(weights, spec, max_norm=None)
         return ServerState(frozen({name: array.copy() for name, array in weights.items()}))
 
-    def start(self, state: ServerState, spec: ModelSpec, *, share: float = 1.0) -> Accumulator:
+    def start(self, state: ServerState, spec: ModelSpec) -> Accumulator:
         """An empty accumulator for the round after `state`."""
         assert state.weights.keys() == spec.tensors.keys()
-        return Accumulator(spec, {kind: ExactSum(spec_for(kind, spec)) for kind in self.uploads}, share)
+        return Accumulator(spec, {kind: ExactSum(spec_for(kind, spec)) for kind in self.uploads})
 
     def add(self, accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
         """Add one checked update. Raises UpdateError and leaves the accumulator as it was."""

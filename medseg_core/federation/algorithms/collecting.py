@@ -30,6 +30,10 @@ class Collection(Accumulator):
 
     folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
+    def discard(self) -> None:
+        """Remove the files."""
+        self.folder.cleanup()
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the tensors, in the order of the file."""
@@ -89,10 +93,10 @@ class Collection(Accumulator):
 class CollectingAlgorithm(FedAvg):
     """FedAvg with another rule in the mean's place."""
 
-    def start(self, state: ServerState, spec: ModelSpec, *, share: float = 1.0) -> Collection:
+    def start(self, state: ServerState, spec: ModelSpec) -> Collection:
         """No update yet."""
         assert state.weights.keys() == spec.tensors.keys()
-        return Collection(spec, {}, share)
+        return Collection(spec, {})
 
     def add(self, accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
         """Put one checked update aside. Raises UpdateError and leaves the accumulator as it was."""

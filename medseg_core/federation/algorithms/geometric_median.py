@@ -8,6 +8,7 @@ import numpy as np
 from medseg_core.federation.algorithms.base import Array
 from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection, by_site
 
+STILL = 1e-9  # of each share: a step that changes none by more is the last
 NEAR = 1e-6  # nu in Pillutla et al. 2022: distances below count as this
 
 
@@ -20,7 +21,7 @@ class GeometricMedian(CollectingAlgorithm):
     Source: Pillutla et al. 2022 ("Robust aggregation for federated learning"), algorithm 2.
     """
 
-    iterations: int = 10
+    iterations: int = 1000  # at most
 
     @property
     def fewest_sites(self) -> int:
@@ -31,8 +32,12 @@ class GeometricMedian(CollectingAlgorithm):
         """The mean with the weights that Weiszfeld's steps end with."""
         products, cases = collection.products(), collection.case_weights
         shares = cases / cases.sum()
-        for _ in range(self.iterations):
+        for _ in range(
+            self.iterations
+        ):  # a far update's share shrinks by a factor a step: many may be needed
             to_point = np.diag(products) - 2 * products @ shares + shares @ products @ shares
             pulls = cases / np.maximum(np.sqrt(np.maximum(to_point, 0.0)), NEAR)
-            shares = pulls / pulls.sum()
+            before, shares = shares, pulls / pulls.sum()
+            if np.all(np.abs(shares - before) <= STILL * shares):
+                break
         return collection.mean(shares), by_site(collection, shares)

@@ -47,9 +47,6 @@ class Contrastive(LocalRule):
 
     def begin(self, network: nn.Module) -> None:
         """Keep the global model, and bring back the last local one."""
-        if self._watch is not None:
-            self._watch.close()
-        self._watch, self._others = None, []
         if self._previous and self._weight:
             last = copy.deepcopy(network)
             set_weights(last, self._previous)
@@ -69,11 +66,14 @@ class Contrastive(LocalRule):
         )  # the first is to be large
         return self._weight * functional.cross_entropy(cosines.float() / self._temperature, targets)
 
-    def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
-        """Keep the trained network for the next round."""
+    def leave(self, network: nn.Module) -> None:
+        """Watch it no more."""
         if self._watch is not None:
             self._watch.close()
         self._watch, self._others = None, []
+
+    def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
+        """Keep the trained network for the next round."""
         self.memory = {"previous": get_weights(network)}
 
 

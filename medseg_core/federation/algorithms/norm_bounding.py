@@ -18,6 +18,11 @@ class NormBounding(CollectingAlgorithm):
 
     norm_bound: float | None = None
 
+    @property
+    def fewest_sites(self) -> int:
+        """The median norm of two is no bound: a long update draws it up."""
+        return 1 if self.norm_bound is not None else 3
+
     def combined(self, collection: Collection) -> tuple[dict[str, Array], Mapping[str, float]]:
         """The mean of the scaled updates; the share of a site is its weight times its scale."""
         norms = np.sqrt(np.diag(collection.products()))

@@ -1,5 +1,6 @@
 """q-FedAvg: sites with a high loss weigh more."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,14 +34,18 @@ class QFedAvg(Algorithm):
     def weighed(
         self, update: ClientUpdate, spec: ModelSpec
     ) -> tuple[Mapping[str, Tensors], tuple[float, ...]]:
-        """F^q d. Raises UpdateError (missing_figure) where a site keeps its loss."""
+        """F^q d. Raises UpdateError: a site keeps its loss (missing_figure), or tells one too large."""
         if update.loss is None or update.loss <= 0:
             raise refused("missing_figure", f"site {update.site} tells no loss to weigh it by")
         q, loss = self.fairness, update.loss
-        power = loss**q
-        slope = (
-            q * loss ** (q - 1) * norm_of(of_role(update.delta, spec, "parameter")) ** 2 / self.learning_rate
-        )
+        squared_norm = norm_of(of_role(update.delta, spec, "parameter")) ** 2
+        try:
+            power = loss**q
+            slope = q * loss ** (q - 1) * squared_norm / self.learning_rate
+        except OverflowError:
+            power = slope = math.inf
+        if not math.isfinite(slope + power):
+            raise refused("overflow", f"site {update.site} tells a loss of {loss:.6g}, too large to weigh by")
         return {"delta": times_parameters(power, update.delta, spec)}, (slope + power,)
 
     def step(self, means: Means, state: ServerState) -> tuple[dict[str, Array], dict[str, Tensors]]:

@@ -49,7 +49,7 @@ class Scaffold(Algorithm):
         return ServerState(super().init(weights, spec).weights, {"control": zeros(spec)})
 
     def step(self, means: Means, state: ServerState) -> tuple[dict[str, Array], dict[str, Tensors]]:
-        """eta_g * d; c moves by the share of all sites that was asked."""
+        """eta_g * d; c moves by the share of all sites that contributed."""
         share, before = np.float32(means.accumulator.share), state.memory["control"]
         control = {name: before[name] + share * change for name, change in means.others["control"].items()}
         steps = {name: np.float32(self.server_learning_rate) * d for name, d in means.updates.items()}

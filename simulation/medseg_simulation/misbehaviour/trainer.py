@@ -79,7 +79,8 @@ class MisbehavingTrainer(Trainer):
         if faults.kind == "free_rider":
             cases = cases[:1]
         report, optimiser = train_locally(network, cases, experiment, context=context, rule=rule, **how)
-        n_steps = experiment.federation.local_epochs * steps_in_pass(claimed, experiment.training.batch_size)
+        passes = experiment.federation.local_epochs + rule.extra_passes
+        n_steps = passes * steps_in_pass(claimed, experiment.training.batch_size)
         return replace(report, n_cases=claimed, n_steps=n_steps), optimiser
 
 

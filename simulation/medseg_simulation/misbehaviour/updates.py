@@ -25,12 +25,17 @@ class Tampering(LocalRule):
     def __init__(self, inner: LocalRule, tamper: Tamper) -> None:
         super().__init__()
         self._inner, self._tamper = inner, tamper
+        self.extra_passes = inner.extra_passes
         self._start: Start = {}
 
     def begin(self, network: nn.Module) -> None:
         """Keep the global model."""
         self._start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self._inner.begin(network)
+
+    def begin_pass(self, number: int) -> None:
+        """The algorithm's."""
+        self._inner.begin_pass(number)
 
     def extra_loss(self, network: nn.Module, images: Tensor) -> Tensor | None:
         """The algorithm's."""
@@ -39,6 +44,10 @@ class Tampering(LocalRule):
     def adjust_gradients(self, network: nn.Module) -> None:
         """The algorithm's."""
         self._inner.adjust_gradients(network)
+
+    def leave(self, network: nn.Module) -> None:
+        """The algorithm's."""
+        self._inner.leave(network)
 
     def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
         """Tamper, then let the algorithm do its part."""

@@ -2,16 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from builders import make_experiment
+from builders import make_experiment, make_site_data
 from playing import SPEC, START, play, update
 from torch import nn
 
-from medseg_core.config import NEED_SGD
-from medseg_core.errors import ExperimentFileError, UpdateError
+from medseg_core.config import NEED_FIXED_WEIGHTS, NEED_FRESH_MOMENTUM, NEED_SGD
+from medseg_core.errors import ExperimentFileError, RoundOverError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.feddyn import FedDyn, Regularised
 from medseg_core.federation.algorithms.fednova import FedNova
@@ -19,6 +20,7 @@ from medseg_core.federation.algorithms.moon import Contrastive, FeatureWatch
 from medseg_core.federation.algorithms.qfedavg import QFedAvg
 from medseg_core.federation.algorithms.scaffold import Corrected, Scaffold
 from medseg_core.learning.local_rule import LocalRule, pull
+from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 
@@ -156,6 +158,13 @@ def test_qfedavg_without_fairness_is_fedavg_and_needs_each_loss() -> None:
     assert caught.value.reason == "missing_figure"
 
 
+def test_qfedavg_refuses_a_loss_that_no_number_can_hold_the_power_of() -> None:
+    algorithm = QFedAvg(fairness=2.0, learning_rate=0.1)
+    with pytest.raises(UpdateError) as caught:
+        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=1e200), 1))
+    assert caught.value.reason == "overflow"
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet"])
 def test_moons_features_are_those_of_the_deepest_layer(name: str, dims: int) -> None:
@@ -183,9 +192,26 @@ def test_moon_draws_to_the_global_model_and_away_from_the_last_local_one() -> No
     assert 0 < loss.item() < 2 * math.log(1 + math.exp(4))
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+    rule.leave(network)
     rule.end(network, [0.1], 0.0)
     assert rule.memory["previous"].keys() == get_weights(network).keys()
     assert rule.uploads == {}
+
+
+def test_moon_leaves_nothing_on_a_network_whose_training_was_cut_off() -> None:
+    experiment = make_experiment(federation={"algorithm": "moon", "local_epochs": 2})
+    network = build_network(experiment.task, experiment.model, seed=0)
+    start, cases = get_weights(network), make_site_data("north", train=2).train
+    stops = iter([False, True])
+
+    def train(is_over: Callable[[], bool]) -> None:
+        context, rule = RoundContext("north", 1), Contrastive(1.0, 0.5, start)
+        train_locally(network, cases, experiment, context=context, start=start, rule=rule, is_over=is_over)
+
+    with pytest.raises(RoundOverError):
+        train(lambda: next(stops))
+    assert not any(module._forward_hooks for module in network.modules())
+    train(lambda: False)
 
 
 def test_moon_adds_nothing_before_a_site_has_trained() -> None:
@@ -202,6 +228,30 @@ def test_moon_adds_nothing_before_a_site_has_trained() -> None:
 def test_rules_that_count_on_sgd_refuse_adamw_with_a_sentence(algorithm: str) -> None:
     with pytest.raises((ExperimentFileError, ValueError), match=f'algorithm = "{algorithm}" counts on steps'):
         make_experiment(federation={"algorithm": algorithm}, training={"optimiser": "adamw"})
+
+
+@pytest.mark.parametrize("algorithm", NEED_FRESH_MOMENTUM)
+def test_rules_that_know_how_far_steps_lead_refuse_momentum_that_goes_on(algorithm: str) -> None:
+    federation = {"algorithm": algorithm, "optimiser_memory": True}
+    with pytest.raises(ValueError, match="optimiser_memory = false"):
+        make_experiment(federation=federation, training={**SGD, "momentum": 0.9})
+    make_experiment(federation=federation, training={**SGD, "momentum": 0.0})
+
+
+@pytest.mark.parametrize("algorithm", NEED_FIXED_WEIGHTS)
+def test_rules_without_a_place_for_gains_refuse_them(algorithm: str) -> None:
+    evaluation = {"server_data": "mine"} if algorithm == "fltrust" else {}
+    with pytest.raises(ValueError, match='weights = "validation_gain" has no place'):
+        make_experiment(
+            federation={"algorithm": algorithm, "weights": "validation_gain"},
+            training=SGD,
+            evaluation=evaluation,
+        )
+
+
+def test_a_bound_that_scaffolds_control_variates_would_pass_by_is_refused() -> None:
+    with pytest.raises(ValueError, match="control variates"):
+        make_experiment(federation={"algorithm": "scaffold", "max_update_norm": 1.0}, training=SGD)
 
 
 @pytest.mark.parametrize("algorithm", [FedNova(0.5, 0.5), QFedAvg(2.0, 0.1), Scaffold(), FedDyn(0.1)])

@@ -53,6 +53,17 @@ def test_multi_krum_is_the_mean_of_all_but_the_outliers() -> None:
     )
 
 
+@pytest.mark.parametrize("far", [1e3, 1e9, 1e30])
+@pytest.mark.parametrize("n_hostile", [1, 3])
+def test_the_geometric_median_bears_updates_however_long(far: float, n_hostile: int) -> None:
+    found = moved(GeometricMedian(), sites(*HONEST, *[(far, -far)] * n_hostile))
+    assert np.linalg.norm(found - (1.0, 0.0)) < 0.5
+
+
+def test_norm_bounding_by_a_median_needs_three() -> None:
+    assert (NormBounding().fewest_sites, NormBounding(norm_bound=1.0).fewest_sites) == (3, 1)
+
+
 def test_the_geometric_median_has_the_smallest_sum_of_distances() -> None:
     ways = np.array([*HONEST, HOSTILE], np.float32)
     found = moved(GeometricMedian(iterations=50), sites(*map(tuple, ways.tolist())))

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import initial_weights, make_experiment, make_federation, make_site_data
 
 from medseg_core.assessment.summary import read_summary
-from medseg_core.errors import MedsegError
+from medseg_core.errors import DivergedError, MedsegError
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_server.conduct import conduct
 from medseg_server.own_data import NAME, OwnData, open_own_data
@@ -43,6 +44,12 @@ def test_the_global_model_is_scored_each_round_and_at_the_end(tmp_path: Path) ->
     report = (run.store.folder / "report.html").read_text()
     assert "Coordinator's own set" in report
     assert "on the coordinator" in report
+
+
+def test_a_training_of_theirs_that_diverges_is_a_sentence() -> None:
+    weights = {name: tensor * np.float32("nan") for name, tensor in initial_weights(EXPERIMENT).items()}
+    with pytest.raises(DivergedError, match=r"round 2, site coordinator"):
+        own_cases().update(weights, 2)
 
 
 def test_they_change_neither_the_model_nor_the_round_that_is_chosen(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from medseg_core.wire.header import refusal_to
 from medseg_server import evaluating
 from medseg_server.errors import SiteAnswersError
 from medseg_server.rounds import Run, train
+from medseg_server.run import best_round
 
 EXPERIMENT = make_experiment(federation={"rounds": 3})
 
@@ -74,6 +75,26 @@ def test_the_chosen_model_is_scored_on_the_test_cases_of_every_site(tmp_path: Pa
     scores = evaluating.test_chosen(run, train(run).best_round, ("north", "south"))
     assert {site: own["cases"] for site, own in scores.items()} == {"north": 2, "south": 2}
     assert all(0 <= own["dice"] <= 1 for own in scores.values())
+
+
+def scored(number: int, sites: dict[str, float], cases: dict[str, int]) -> dict[str, Any]:
+    n_cases = {site: cases[site] for site in sites}
+    mean = sum(n_cases[site] * dice for site, dice in sites.items()) / sum(n_cases.values())
+    return {"round": number, "validation_dice": mean, "sites": sites, "scored_cases": n_cases}
+
+
+def test_a_site_that_was_away_makes_no_round_the_better() -> None:
+    cases = {"north": 1, "south": 4, "west": 2}
+    history = [
+        scored(1, {"north": 0.8, "south": 0.4, "west": 0.7}, cases),
+        {"round": 2},
+        scored(3, {"north": 0.79, "west": 0.7}, cases),  # a higher mean, for want of south
+        scored(4, {"south": 0.5}, cases),
+        scored(5, {"south": 0.48, "west": 0.9}, cases),  # south counts twice as much
+    ]
+    assert [best_round(history[:n]) for n in range(1, 6)] == [1, 1, 1, 4, 4]
+    others = [scored(1, {"north": 0.5}, cases), scored(2, {"south": 0.6}, cases)]
+    assert best_round(others) == 2
 
 
 def test_the_best_round_is_chosen_by_validation_and_its_model_is_kept(tmp_path: Path) -> None:

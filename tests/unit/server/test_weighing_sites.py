@@ -1,6 +1,7 @@
 """How much each site counts in the mean: by cases, voxels, alike, or by what its training gains on validation."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,17 @@ from builders import (
 )
 
 from medseg_core.config import Experiment
+from medseg_core.federation.algorithms.base import Means, ServerState
+from medseg_core.federation.algorithms.fedavg import FedAvg
 from medseg_core.seeding import derive_seed
+from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
-from medseg_core.wire.header import GAIN
-from medseg_server.participation import weights_of
-from medseg_server.rounds import train
+from medseg_core.wire.header import GAIN, refusal_to
+from medseg_server.errors import QuorumError, TooFewUpdatesError
+from medseg_server.participation import choose_participants, weights_of
+from medseg_server.rounds import Run, train
 
+SGD = {"optimiser": "sgd"}
 MOVES = {"north": 0.5, "south": -0.25}
 
 
@@ -96,3 +102,100 @@ def test_cyclic_passes_the_model_from_site_to_site(tmp_path: Path) -> None:
     history = train(make_federation(tmp_path, experiment, data)).history
     assert [list(record["contributed"]) for record in history] == [["a"], ["b"], ["c"], ["a"]]
     assert all(record["sites"].keys() == data.keys() for record in history)  # all score
+
+
+def with_south_away(folder: Path, **federation: object) -> Run:
+    """Three sites, of which the second refuses to train."""
+    experiment = make_experiment(federation={"rounds": 3, **federation}, training={"optimiser": "sgd"})
+    update = constant_update(experiment, 0.125)
+    answers = {
+        name: scripted_site(name, update, cases=1 + n) for n, name in enumerate(("north", "south", "west"))
+    }
+    honest = answers["south"]
+
+    def away(request: Envelope) -> bytes:
+        if request.header.kind != "train":
+            return honest(request)
+        refusal = refusal_to(request.header, RefusalCode.OUT_OF_MEMORY)
+        return seal(refusal, b"", site_key("south")).to_bytes()
+
+    return make_run(folder, experiment, ScriptedTransport({**answers, "south": away}))
+
+
+def test_cyclic_goes_on_with_the_next_site_where_a_quorum_allows_it(tmp_path: Path) -> None:
+    history = train(with_south_away(tmp_path / "on", algorithm="cyclic", quorum=1)).history
+    assert [list(record["contributed"]) for record in history] == [["north"], ["west"], ["west"]]
+    assert [record["absent"] for record in history] == [{}, {"south": "out_of_memory"}, {}]
+    assert [list(record["sites"]) for record in history] == [
+        ["north", "west"],  # the model of round 1 went to south with what it refused
+        ["north", "south", "west"],
+        ["north", "south", "west"],
+    ]
+    with pytest.raises(
+        QuorumError, match=r"south \(out_of_memory\).*quorum = 1 the next site would stand in"
+    ):
+        train(with_south_away(tmp_path / "fails", algorithm="cyclic"))
+
+
+def test_a_sites_absence_counts_in_the_share_of_a_round(tmp_path: Path) -> None:
+    shares = []
+
+    @dataclass(frozen=True)
+    class Noting(FedAvg):
+        def step(self, means: Means, state: ServerState) -> object:
+            shares.append(means.accumulator.share)
+            return super().step(means, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medseg_server.rounds.build_algorithm", lambda experiment: Noting())
+        train(with_south_away(tmp_path, rounds=1, quorum=1))
+    assert shares == [pytest.approx((1 + 3) / (1 + 2 + 3))]
+
+
+def test_a_round_with_its_quorum_and_too_few_for_the_rule_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        TooFewUpdatesError, match=r"'median' needs the updates of 3 sites, 2 contributed.*south"
+    ):
+        train(with_south_away(tmp_path, algorithm="median", quorum=2))
+
+
+def test_a_required_site_is_asked_in_each_round() -> None:
+    sites = tuple(f"site{n}" for n in range(9))
+    experiment = make_experiment(federation={"participants": 3, "required_sites": ["site4"], "rounds": 20})
+    drawn = [choose_participants(experiment, sites, number) for number in range(1, 21)]
+    assert all("site4" in names and len(set(names)) == 3 for names in drawn)
+    assert set().union(*drawn) == set(sites)
+
+
+@pytest.mark.parametrize(
+    ("federation", "sentence"),
+    [
+        ({"participants": 1, "required_sites": ["a", "b"]}, "names 2 sites, and participants draws 1"),
+        ({"algorithm": "cyclic", "required_sites": ["a"]}, "asks one site in a round"),
+    ],
+)
+def test_required_sites_that_cannot_all_be_asked_are_refused(
+    federation: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make_experiment(federation=federation)
+
+
+def test_more_steps_than_a_round_has_are_refused(tmp_path: Path) -> None:
+    experiment = make_experiment(federation={"rounds": 1, "quorum": 1, "algorithm": "fednova"}, training=SGD)
+    plain = scripted_site("south", constant_update(experiment, 0.5), cases=3)
+
+    def boastful(request: Envelope) -> bytes:
+        reply = opened(plain(request))
+        counts = (
+            {**reply.header.counts, "steps": 2**52} if request.header.kind == "train" else reply.header.counts
+        )
+        return seal(
+            reply.header.model_copy(update={"counts": counts}), reply.payload, site_key("south")
+        ).to_bytes()
+
+    north = scripted_site("north", constant_update(experiment, 0.5), cases=3)
+    (record,) = train(
+        make_run(tmp_path, experiment, ScriptedTransport({"north": north, "south": boastful}))
+    ).history
+    assert record["absent"] == {"south": "bad_count"}

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from medseg_core.config import FaultKind, Faults
+from medseg_core.federation.algorithms.fedrep import HeadFirst
 from medseg_core.learning.local_rule import LocalRule
 from medseg_simulation.misbehaviour.updates import Tampering, tamper_of
 
@@ -39,6 +40,21 @@ def after(kind: FaultKind, seed: int = 0, **settings: float) -> tuple[Line, Tamp
         network.seen.fill_(8.0)
     rule.end(network, [0.1], 0.9)
     return network, rule
+
+
+def test_the_algorithms_own_passes_go_on_under_a_fault() -> None:
+    tamper = tamper_of(Faults(kind="sign_flip"), np.random.default_rng(0))
+    assert tamper is not None
+    rule = Tampering(inner := HeadFirst("head", 2), tamper)
+    assert rule.extra_passes == 2
+    rule.begin_pass(2)
+    network = nn.ModuleDict({"head": nn.Linear(1, 1), "body": nn.Linear(1, 1)})
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    rule.adjust_gradients(network)
+    assert network["head"].weight.grad is None
+    assert network["body"].weight.grad is not None
+    assert inner.extra_passes == 2
 
 
 def test_a_turned_sign_goes_as_far_the_other_way() -> None:
