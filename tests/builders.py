@@ -32,7 +32,7 @@ from medseg_core.wire.site_facts import SiteFacts
 from medseg_server.requests import Coordinator
 from medseg_server.rounds import Run
 from medseg_server.run_store import RunStore
-from medseg_server.transport import Delivery
+from medseg_server.transport import Delivery, asked_anew
 
 COORDINATOR_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -228,13 +228,16 @@ class ScriptedTransport:
         return tuple(sorted(self.answers)) if self.connected is None else self.connected
 
     def exchange(self, requests: Mapping[str, bytes], deadline_s: float) -> Iterator[Delivery]:
-        for site in self.order(list(requests)):
-            request = opened(requests[site])
-            self.sent.append(request)
-            reply = self.answers[site](request)
-            for delivery in reply if isinstance(reply, list) else [reply]:
-                if delivery is not None:
-                    yield Delivery(site, delivery)
+        asked = self.order(list(requests))
+        while asked:
+            for site in asked:
+                request = opened(requests[site])
+                self.sent.append(request)
+                reply = self.answers[site](request)
+                for delivery in reply if isinstance(reply, list) else [reply]:
+                    if delivery is not None:
+                        yield Delivery(site, delivery)
+            asked = asked_anew(requests)
 
 
 def scripted_site(

@@ -16,7 +16,7 @@ from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import split_payload
 from medseg_core.wire.versions import VERSION_MAX
-from medseg_server.transport import Delivery
+from medseg_server.transport import Delivery, asked_anew
 
 POLL_S = 0.25
 LOOK_FOR_SITES_S = 2.0  # between looks at who is connected
@@ -96,6 +96,7 @@ class FlowerTransport:
         while still.waiting and time.monotonic() < end:
             self._ask(still, requests, end)
             yield from self._answers(still)
+            still.waiting |= {site: _Waiting(REPEAT_S) for site in asked_anew(requests)}
             self._wait(POLL_S)
         for site, waiting in sorted(still.waiting.items()):
             yield Delivery(site, None, waiting.reason)

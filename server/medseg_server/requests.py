@@ -1,7 +1,7 @@
 """Requests sealed for each site, replies checked before anybody believes them."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -11,7 +11,7 @@ from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal, verify
 from medseg_core.wire.header import HEADER_BYTES_MAX, Header
 from medseg_core.wire.signatures import fingerprint
-from medseg_server.transport import Transport
+from medseg_server.transport import Outbox, Transport
 
 _REPEATED = ("kind", "run", "round", "attempt", "site", "task", "experiment_sha256", "split")
 
@@ -56,6 +56,7 @@ def ask(
     *,
     deadline_s: float,
     model_bytes: int = 0,
+    instead: Callable[[Answer], tuple[Header, bytes] | None] = lambda refusal: None,
 ) -> Iterator[Answer]:
     """Send each site its header and payload; yield one answer a site, in order of arrival.
 
@@ -63,14 +64,16 @@ def ask(
 
     What is delivered under a site's name and is not its answer to this request (forged, damaged, late, repeated) does
     not keep the answer out: it is the reason for the site's absence if no answer follows. A site that the transport
-    says nothing of is absent: `deadline`; one without a key in the roster is sent nothing: `not_enrolled`.
+    says nothing of is absent: `deadline`; one without a key in the roster is sent nothing: `not_enrolled`. To a refusal
+    the caller may give another request to send `instead`: the site is asked that at once, and answers once.
     """
     sent = {s: seal(h, payloads[s], coordinator.key) for s, h in headers.items() if s in coordinator.roster}
     waiting = {site: Answer(site, None, "not_enrolled", 0.0, 0, 0) for site in headers}
     for site, request in sent.items():
         waiting[site] = Answer(site, None, str(RefusalCode.DEADLINE), deadline_s, request.n_bytes, 0)
     began = time.perf_counter()
-    for delivery in transport.exchange(_Outbox(sent), deadline_s):
+    outbox = Outbox(sent)
+    for delivery in transport.exchange(outbox, deadline_s):
         if delivery.site not in waiting or delivery.site not in sent:
             continue
         seconds, so_far = time.perf_counter() - began, waiting[delivery.site]
@@ -85,10 +88,19 @@ def ask(
         except WireError as error:
             waiting[delivery.site] = replace(answer, reason=str(error.code))
             continue
-        del waiting[delivery.site]
         code = reply.header.code
         ledger = _ledger_head(reply.header, coordinator.roster[delivery.site])
-        yield replace(answer, reply=None if code else reply, reason=str(code or ""), ledger=ledger)
+        answer = replace(answer, reply=None if code else reply, reason=str(code or ""), ledger=ledger)
+        if code and (other := instead(answer)) is not None:
+            sent[answer.site] = seal(*other, coordinator.key)
+            outbox.put(answer.site, sent[answer.site])
+            n_bytes = answer.bytes_down + sent[answer.site].n_bytes
+            waiting[answer.site] = replace(
+                answer, reason=str(RefusalCode.DEADLINE), seconds=deadline_s, bytes_down=n_bytes
+            )
+            continue
+        del waiting[delivery.site]
+        yield answer
         del delivery, answer, reply  # before the next is fetched: one update in memory at a time
     yield from (waiting[site] for site in sorted(waiting))
 
@@ -98,22 +110,6 @@ def _ledger_head(answer: Header, key: Ed25519PublicKey) -> LedgerHead | None:
     if answer.ledger_head is None or answer.ledger_sequence is None:
         return None
     return LedgerHead(answer.site, answer.ledger_sequence, answer.ledger_head, fingerprint(key))
-
-
-class _Outbox(Mapping[str, bytes]):
-    """Requests as bytes, made when the transport takes one: the model that they carry is in memory once."""
-
-    def __init__(self, envelopes: Mapping[str, Envelope]) -> None:
-        self._envelopes = envelopes
-
-    def __getitem__(self, site: str) -> bytes:
-        return self._envelopes[site].to_bytes()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._envelopes)
-
-    def __len__(self) -> int:
-        return len(self._envelopes)
 
 
 def _checked(data: bytes, request: Envelope, key: Ed25519PublicKey, model_bytes: int) -> Envelope:

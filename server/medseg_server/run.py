@@ -55,8 +55,11 @@ class Run:
         *,
         deadline_s: float,
         model_bytes: int = 0,
+        instead: Callable[[Answer], tuple[Header, bytes] | None] = lambda refusal: None,
     ) -> Iterator[Answer]:
         """Send sites their headers and payloads; one answer a site, its place in the site's ledger written down.
+
+        To a refusal `instead` may give another request: the site is asked that at once.
 
         What is written down shows later whether lines were cut from a ledger, refusals and all.
         """
@@ -68,8 +71,14 @@ class Run:
                 self.store.event("ledger", code=answer.reason or None, **facts)
             return answer
 
+        def noted_instead(refusal: Answer) -> tuple[Header, bytes] | None:
+            if (other := instead(refusal)) is not None:
+                noted(refusal)
+            return other
+
         asked_in = self.coordinator, self.transport, headers, payloads
-        return map(noted, ask(*asked_in, deadline_s=deadline_s, model_bytes=model_bytes))
+        answers = ask(*asked_in, deadline_s=deadline_s, model_bytes=model_bytes, instead=noted_instead)
+        return map(noted, answers)
 
     def next_attempt(self, event: str, round_number: int) -> int:
         """Attempts at this round so far, in earlier processes too, plus one; written down before anything is sent."""

@@ -5,7 +5,6 @@ reach, bit for bit, and whoever missed the step gets it whole. What the code lea
 from the model as it became, and their updates make up for that already.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -66,35 +65,28 @@ class Sending:
         return {} if self._codec is None else {"moved_from": self._sha256}
 
     def ask(self, run: Run, headers: Mapping[str, Header]) -> Iterator[Answer]:
-        """Send the requests, each with the model; one answer a site. A site that lacks the base is asked once more."""
-        end = time.monotonic() + (deadline_s := self._experiment.federation.deadline_s)
-        lacking: dict[str, Answer] = {}
-        for answer in self._ask(run, headers, {site: self._form_for(site) for site in headers}, deadline_s):
-            if answer.reason == RefusalCode.MODEL_NOT_HELD:
-                lacking[answer.site] = answer
-            else:
-                yield answer
-            del answer  # before the next is fetched: one update in memory at a time
-        again = {site: headers[site].model_copy(update={"nonce": new_nonce()}) for site in lacking}
-        for answer in self._ask(run, again, dict.fromkeys(again, "whole"), max(0.0, end - time.monotonic())):
-            first = lacking[answer.site]
-            yield replace(
-                answer,
-                seconds=first.seconds + answer.seconds,
-                bytes_down=first.bytes_down + answer.bytes_down,
-                bytes_up=first.bytes_up + answer.bytes_up,
-            )
-            del answer
-
-    def _ask(
-        self, run: Run, headers: Mapping[str, Header], forms: Mapping[str, Form], deadline_s: float
-    ) -> Iterator[Answer]:
+        """Send the requests, each with the model; one answer a site. A site that lacks the base is sent it whole."""
         if not headers:
             return iter(())
+        forms = {site: self._form_for(site) for site in headers}
         named = {site: header.model_copy(update=self._names(forms[site])) for site, header in headers.items()}
         payloads = {site: self._payload(form) for site, form in forms.items()}
+
+        def whole_instead(refusal: Answer) -> tuple[Header, bytes] | None:
+            if refusal.reason != RefusalCode.MODEL_NOT_HELD or forms[refusal.site] == "whole":
+                return None
+            forms[refusal.site] = "whole"
+            new = {"nonce": new_nonce(), **self._names("whole")}
+            return headers[refusal.site].model_copy(update=new), self._payload("whole")
+
         n_bytes = sum(tensor.nbytes for tensor in self._state.weights.values())
-        return run.ask(named, payloads, deadline_s=deadline_s, model_bytes=(1 + len(self._besides)) * n_bytes)
+        return run.ask(
+            named,
+            payloads,
+            deadline_s=self._experiment.federation.deadline_s,
+            model_bytes=(1 + len(self._besides)) * n_bytes,
+            instead=whole_instead,
+        )
 
     def _form_for(self, site: str) -> Form:
         """What a site is likely to be able to use: nobody is asked what it holds."""

@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 
 from medseg_core.errors import WireError
-from medseg_server.transport import Delivery
+from medseg_server.transport import Delivery, asked_anew
 from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.virtual_site import Answering
 
@@ -43,9 +43,11 @@ class VirtualSitesTransport:
         must not depend on the clock.
         """
         asked = {site: partial(self._ask, site, requests) for site in self._answering if site in requests}
-        with closing(side_by_side(asked, at_once=self._at_once, stop=self._stop)) as answers:
-            for site, answer in answers:
-                yield self._delivery(site, answer)
+        while asked:
+            with closing(side_by_side(asked, at_once=self._at_once, stop=self._stop)) as answers:
+                for site, answer in answers:
+                    yield self._delivery(site, answer)
+            asked = {site: partial(self._ask, site, requests) for site in asked_anew(requests)}
 
     def _ask(self, site: str, requests: Mapping[str, bytes]) -> bytes:
         request = requests[site]  # its bytes are made here, when they are needed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
-from builders import make_experiment, make_request
+from builders import make_experiment, make_request, opened
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -16,7 +16,7 @@ from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
 from medseg_server import flower_transport
 from medseg_server.flower_transport import FlowerTransport
-from medseg_server.transport import Delivery
+from medseg_server.transport import Delivery, Outbox
 
 EXPERIMENT = make_experiment()
 SITES = {"north": 11, "south": 22}  # site: node
@@ -97,6 +97,18 @@ def silent(message: Message) -> None:
 def exchange(grid: FakeGrid, deadline_s: float = DEADLINE_S) -> dict[str, Delivery]:
     transport = FlowerTransport(grid, wait_for=(), wait_s=0.0)
     return {d.site: d for d in transport.exchange(REQUESTS, deadline_s)}
+
+
+def test_a_site_is_asked_something_else_at_once_though_others_are_silent() -> None:
+    grid = FakeGrid({"north": [echo], "south": [silent]})
+    first, other = (make_request(EXPERIMENT, kind, site="north") for kind in ("train", "describe"))
+    requests = Outbox({"north": opened(first), "south": opened(REQUESTS["south"])})
+    found = []
+    for delivery in FlowerTransport(grid, wait_for=(), wait_s=0.0).exchange(requests, 1.0):
+        found.append((delivery.site, delivery.envelope))
+        if delivery.envelope == first:
+            requests.put("north", opened(other))
+    assert found == [("north", first), ("north", other), ("south", None)]
 
 
 def test_every_site_gets_its_own_request_and_replies_come_under_its_name() -> None:
