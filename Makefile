@@ -86,7 +86,7 @@ benchmark: install-dev  # DATA=folder that holds the hippocampus, for local trai
 
 TASKS ?= hippocampus,retina,sarcoma
 SEEDS ?= 0,1,2
-benchmark-accuracy: install-dev  # DATA=folder that holds those tasks; hours
+benchmark-accuracy: install-dev  # DATA=folder that holds a folder of each of those names; hours
 	$(BIN)/python tests/benchmarks/accuracy.py $(DATA) --tasks $(TASKS) --seeds $(SEEDS)
 
 proto: install-dev

@@ -346,7 +346,10 @@ def leave(
     folder: Folder,
     purge: Annotated[
         bool,
-        typer.Option(help="Remove keys, approvals, models, state, prepared images, report and logs, too."),
+        typer.Option(
+            help="Remove keys, certificates, approvals, models, state, prepared images, report and logs, too, and of "
+            "imports the key of pseudonyms and the list of who is who."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
@@ -355,7 +358,9 @@ def leave(
 
     site = SiteFolder(folder)
     if not yes:
-        what = "Leave, and remove all but site.toml and the ledger?" if purge else "Leave the federation?"
+        what = "Leave the federation?"
+        if purge:
+            what = "Leave, and remove all but site.toml, the request and the ledger? Who is who of imports goes, too."
         typer.confirm(what, abort=True)
     name = site.settings.name
     go(site, purge=purge)

@@ -54,8 +54,9 @@ def status(folder: SiteFolder) -> SiteStatus:
 def leave(folder: SiteFolder, *, purge: bool) -> None:
     """Forget the coordinator: nothing is answered any more. The site's data are not touched.
 
-    `purge` removes keys, approvals, models, state, prepared images, the site's report and logs, too. The ledger always
-    stays: it is the hospital's proof of what left. Raises BusyFolderError while `up` runs.
+    `purge` removes keys, certificates, approvals, models, state, prepared images, the site's report, logs, and what
+    imports noted of who is who, too. The ledger always stays, and the request, with whose key it is checked: it is the
+    hospital's proof of what left. Raises BusyFolderError while `up` runs.
     """
     if any(is_in_use(folder.run(role)) for role in Role):
         raise BusyFolderError(folder.root / "run")

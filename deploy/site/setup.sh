@@ -11,8 +11,8 @@ esac
 trainer=10011 relay=10012 egress=10013 group=10010
 chown -R $trainer:$group /site
 chmod 0750 /site
-chown $relay /site/keys/node.key
-chown $egress /site/keys/tls.key
-for file in /site/pki/egress.key /site/keys/proxy.login; do
-  if [ -e "$file" ]; then chown $egress "$file"; fi
-done
+give() { # ACCOUNT FILE: after `leave --purge` there is none
+  if [ -e "$2" ]; then chown "$1" "$2"; fi
+}
+give $relay /site/keys/node.key
+for file in keys/tls.key pki/egress.key keys/proxy.login; do give $egress "/site/$file"; done

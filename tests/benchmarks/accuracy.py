@@ -2,9 +2,10 @@
 
     python tests/benchmarks/accuracy.py DATA [--tasks hippocampus,retina,sarcoma] [--seeds 0,1,2] [--out DIR]
 
-DATA holds the folders `hippocampus`, `retina` and `sarcoma`, each with a manifest.csv. Every run is a process of its
-own, started as a researcher would start it, so wall time and memory are those of the whole command. A run that is
-there already is not repeated. Prints Markdown tables and writes `accuracy.json`.
+DATA holds the folders `hippocampus`, `retina` and `sarcoma`, each with a manifest.csv or in another layout that medseg
+reads: what `medseg-simulate fetch hippocampus` makes is to be renamed. Every run is a process of its own, started as a
+researcher would start it, so wall time and memory are those of the whole command. A run that is there already is not
+repeated. Prints Markdown tables and writes `accuracy.json`.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def named_logs(guide: Path) -> list[str]:
 
 
 def test_both_guides_do_what_they_say(tmp_path: Path) -> None:
-    write_phantoms(tmp_path / "images", PhantomSettings(sites=1, cases=4, spatial_dims=2, voxel_mm=4.0))
+    write_phantoms(tmp_path / "images", PhantomSettings(sites=1, cases=8, spatial_dims=2, voxel_mm=4.0))
     (tmp_path / "experiment.toml").write_text(TINY)
     address = f"127.0.0.1:{free_ports(1)[0]}"
     with ExitStack() as stack:

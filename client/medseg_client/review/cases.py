@@ -18,6 +18,8 @@ from medseg_core.types import Case
 
 LIST = "predictions.json"  # beside the segmentations, where `predict` wrote them
 _ENDING = "_segmentation"  # of the names that `predict` gives
+_ENTROPY = ("_entropy", ".entropy")  # of maps: as `predict` names them, and as people may
+_MAPS = (*_ENTROPY, "_disagreement", ".disagreement")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def cases_to_review(data: Path, task: Task | None) -> Cohort:
 def find_predictions(folder: Path, cases: Sequence[Case]) -> Predictions:
     """The segmentation of each case: a file named by its identifier or, as `predict` does, by its first image.
 
+    Maps of entropy are found likewise; no map is taken for a segmentation.
+
     Raises PredictionFolderError, also where no file belongs to any case.
     """
     try:
@@ -92,12 +96,19 @@ def find_predictions(folder: Path, cases: Sequence[Case]) -> Predictions:
     except OSError as error:
         remedy = "Give the folder that medseg-site predict --out wrote"
         raise PredictionFolderError(folder, f"it cannot be read ({error.strerror})", remedy) from None
-    masks = {stem.removesuffix(_ENDING): path for stem, path in files.items() if stem}
+    masks = {
+        stem.removesuffix(_ENDING): path for stem, path in files.items() if stem and not stem.endswith(_MAPS)
+    }
     found = _by_case(masks, cases)
     if not found:
         remedy = f"Name each file after its case, such as {cases[0].case_id}{_ENDING}.nii.gz"
         raise PredictionFolderError(folder, "no file is named after a case or its image", remedy)
-    maps = {stem.removesuffix(".entropy"): path for stem, path in files.items() if stem.endswith(".entropy")}
+    maps = {
+        stem.removesuffix(ending): path
+        for ending in reversed(_ENTROPY)  # where both are there, the one that `predict` wrote
+        for stem, path in files.items()
+        if stem.endswith(ending)
+    }
     return Predictions(found, _by_case(maps, cases), _names(folder / LIST))
 
 

@@ -25,7 +25,10 @@ class DemoOptions:
 
 @takes(DemoOptions)
 def demo(options: DemoOptions) -> None:
-    """Make phantoms of 4 hospitals, train across them, print a table and the path of the report. About 2 minutes."""
+    """Make phantoms of 4 hospitals, train across them, print a table and the path of the report.
+
+    About a minute on two cores.
+    """
     from medseg_simulation.phantoms import PhantomSettings, write_phantoms  # SimpleITK: only when needed
 
     data, out, mark = options.out / "phantoms", options.out / "run", options.out / "made-by-demo"

@@ -55,6 +55,9 @@ def test_after_leaving_the_coordinator_is_unknown_and_the_rest_stays(site: SiteF
 
 def test_a_purge_leaves_images_settings_and_the_ledger(site: SiteFolder) -> None:
     (site.root / "report.html").write_text("images")
+    for path in (site.pseudonym_key, site.imports / "names.csv"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("who is who")
     leave(site, purge=True)
     left = sorted(path.name for path in site.root.iterdir())
     assert left == ["ledger", "north.request.json", "site.toml"]

@@ -3,11 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from reviewing import write_cohort
+from trained_model import write_trained
 
 from medseg_client.review.cases import cases_to_review, find_predictions, read_scores
+from medseg_client.review.labels import LabelSource
+from medseg_client.review.pictures import open_picture
 from medseg_core.data_errors import UnknownLayoutError
+from medseg_core.learning.file_prediction import image_case, segment_files
+from medseg_core.learning.model_package import read_model
 from medseg_core.review_errors import PredictionFolderError, ScoresFileError
 from medseg_core.types import Case
 
@@ -46,13 +53,46 @@ def test_a_name_of_an_image_that_two_cases_have_says_nothing(tmp_path):
     assert find_predictions(folder, cases).files == {"two": folder / "two.nii.gz"}
 
 
-def test_a_map_of_uncertainty_is_no_prediction(tmp_path):
-    folder = files(tmp_path / "p", "one.nii.gz", "one.entropy.nii.gz")
+@pytest.mark.parametrize("mask", ["one.nii.gz", "one_segmentation.nii.gz", "scan_segmentation.nii.gz"])
+@pytest.mark.parametrize("name", ["one_entropy", "one.entropy", "scan_entropy", "scan.entropy"])
+def test_a_map_of_uncertainty_is_found_beside_the_prediction(tmp_path, mask, name):
+    folder = files(tmp_path / "p", mask, f"{name}.nii.gz", "one_disagreement.nii.gz")
 
     found = find_predictions(folder, [case("one", "scan.nii.gz")])
 
-    assert found.files == {"one": folder / "one.nii.gz"}
-    assert found.entropy == {"one": folder / "one.entropy.nii.gz"}
+    assert found.files == {"one": folder / mask}
+    assert found.entropy == {"one": folder / f"{name}.nii.gz"}
+
+
+@pytest.mark.parametrize("name", ["one_entropy", "one.entropy", "one_disagreement"])
+def test_a_map_is_no_prediction_whatever_a_case_is_called(tmp_path, name):
+    folder = files(tmp_path / "p", "one_segmentation.nii.gz", f"{name}.nii.gz")
+
+    found = find_predictions(folder, [case("one", "scan.nii.gz"), case(name, f"{name}.nii.gz")])
+
+    assert found.files == {"one": folder / "one_segmentation.nii.gz"}
+
+
+def test_of_two_maps_the_one_that_predict_wrote_is_taken(tmp_path):
+    folder = files(tmp_path / "p", "one.nii.gz", "one.entropy.nii.gz", "one_entropy.nii.gz")
+
+    found = find_predictions(folder, [case("one", "scan.nii.gz")])
+
+    assert found.entropy == {"one": folder / "one_entropy.nii.gz"}
+
+
+def test_what_predict_writes_beside_a_photograph_can_be_opened(tmp_path):
+    Image.fromarray(np.arange(300, dtype=np.uint16).astype(np.uint8).reshape(15, 20)).save(
+        photograph := tmp_path / "eye.png"
+    )
+    write_trained(tmp_path / "model")
+    model, one = read_model(tmp_path / "model"), case("one", photograph)
+    segment_files(model, [image_case([photograph])], tmp_path / "p", with_uncertainty=True)
+
+    found = find_predictions(tmp_path / "p", [one])
+
+    labels = LabelSource(found, model.experiment.task).open(one, open_picture(one, model.experiment.task))
+    assert labels.prediction.shape == labels.entropy.shape == (20, 15)
 
 
 def test_the_list_of_predictions_names_the_values(tmp_path):
