@@ -8,12 +8,21 @@ from typing import Protocol
 from medseg_core.config import Experiment
 from medseg_core.errors import OccupiedFolderError, TooFewPatientsError
 from medseg_core.files import sole_use, write_atomic
-from medseg_simulation.errors import DifferentSweepError, PartitionError
+from medseg_server.errors import DifferentExperimentError
+from medseg_server.run_store import RunStore
+from medseg_simulation.errors import ChangedSweepError, DifferentSweepError, PartitionError
 from medseg_simulation.simulate import Place, Watch, check_patch_size
 from medseg_simulation.sweep.duration import Forecast, measure_pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Cell, Outcomes
 from medseg_simulation.sweep.plan import BASELINES, Entry, Plan, Setting, sweep_toml
-from medseg_simulation.sweep.tuning import OF_ONE_CELL, Choices, is_done, run_algorithm, run_baselines
+from medseg_simulation.sweep.tuning import (
+    OF_ONE_CELL,
+    Choices,
+    folder_of,
+    is_done,
+    run_algorithm,
+    run_baselines,
+)
 from medseg_simulation.virtual_sites import open_sites
 
 
@@ -55,8 +64,8 @@ def run_sweep(
 
     A cell that cannot be done is an outcome with a reason. Raises MedsegError leaves for what concerns all cells.
     """
-    _open_folder(plan, place)
     work, outcomes = _list_work(plan), Outcomes()
+    _open_folder(plan, place, work)
     with sole_use(place.out):
         left = [piece for piece in work if not is_done(place.out / piece.cell.folder)]
         forecast = _forecast(plan, place, watch, left)
@@ -76,13 +85,23 @@ def run_sweep(
     return outcomes
 
 
-def _open_folder(plan: Plan, place: Place) -> None:
-    """Start a sweep in the folder or go on with it. Raises OccupiedFolderError, DifferentSweepError."""
+def _open_folder(plan: Plan, place: Place, work: list[_Work]) -> None:
+    """Start a sweep in the folder or go on with it.
+
+    Raises OccupiedFolderError, DifferentSweepError, or ChangedSweepError where a cell was run by another experiment.
+    """
     path, text = place.out / "sweep.toml", sweep_toml(plan.sweep)
     if path.exists() and not place.resume:
         raise OccupiedFolderError(place.out)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise DifferentSweepError(place.out)
+    for piece in work:
+        for number, experiment in enumerate(tries := piece.tries(plan)):
+            run = folder_of(place.out / piece.cell.folder, tries, number)
+            try:
+                RunStore(run).is_begun(experiment, resume=True)
+            except DifferentExperimentError:
+                raise ChangedSweepError(place.out, piece.cell.name) from None
     write_atomic(path, text.encode())
 
 
