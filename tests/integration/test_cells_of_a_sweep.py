@@ -50,6 +50,39 @@ def sweep(
     return run
 
 
+CANNOT_BE_RUN = {
+    "patch": ("training.patch_size = [15, 15]", "must be a multiple of 2"),
+    "network": ('model.name = "attention_unet"', "Set normalisation"),
+    "partition": ("simulation = { partition = 'dirichlet', sites = 4 }", "cannot give 4 sites 8 each"),
+}
+
+
+@pytest.mark.parametrize("why", CANNOT_BE_RUN)
+def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep, why) -> None:
+    changes, reason = CANNOT_BE_RUN[why]
+    bad = f'[[algorithm]]\nname = "fedprox"\nchanges.{changes}\n'
+
+    outcome, figures = sweep(SWEEP + bad + FEDAVG)
+
+    assert outcome.code == 0, outcome.err
+    assert "to go" in outcome.err
+    assert reason in figures["settings"]["hospitals"]["failures"]["fedprox"]["0"]
+    assert list(figures["settings"]["hospitals"]["algorithms"]) == ["fedavg"]
+
+    again, resumed = sweep(SWEEP + bad + FEDAVG, "--resume")
+
+    assert again.code == 0, again.err
+    assert resumed == figures
+
+
+def test_a_sweep_of_which_no_cell_can_be_run_says_why_of_each(sweep) -> None:
+    outcome, figures = sweep(SWEEP.replace("augmentation = false", "patch_size = [15, 15]") + FEDAVG)
+
+    assert outcome.code == 0, outcome.err
+    assert "to go" not in outcome.err
+    assert "must be a multiple of 2" in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
+
+
 def test_cells_of_an_experiment_that_has_changed_since_are_not_mixed_with_others(sweep, tmp_path) -> None:
     outcome, figures = sweep(SWEEP + FEDAVG)
     assert outcome.code == 0, outcome.err
