@@ -288,7 +288,14 @@ def evaluate(
         score_data(model, data, out, device=device, personal=own)
     else:
         here = folder / settings.data
-        score_data(model, here, out, device=device, personal=own, task_here=settings.task_here)
+        score_data(
+            model,
+            here,
+            out,
+            device=device,
+            personal=own,
+            task_of=lambda experiment, case: settings.task_here(experiment.task),
+        )
 
 
 @app.command()

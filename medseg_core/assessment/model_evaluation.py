@@ -65,17 +65,17 @@ def evaluate_cases(
     model: LoadedModel,
     cases: Sequence[Case],
     *,
-    task: Task | None = None,
+    task_of: Callable[[Case], Task] | None = None,
     on_case: Callable[[], None] = lambda: None,
 ) -> list[CaseScores]:
     """Scores of each case on the grid of its files. Raises FaultyCasesError with every fault.
 
-    `task` is the model's in the values of the label files, where they differ.
+    `task_of` gives the model's task in the values of a case's label file, where they differ.
     """
-    reading = Reading(task or model.experiment.task)
     scores: list[CaseScores] = []
     faults: list[DataError] = []
     for case in cases:
+        reading = Reading(task_of(case) if task_of else model.experiment.task)
         try:
             loaded = reading.load(case)
             if not faults:  # a fault ends in an error: after one, the rest is only checked

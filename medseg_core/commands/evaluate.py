@@ -14,7 +14,8 @@ from medseg_core.errors import NothingToScoreError, UnusableFolderError
 if TYPE_CHECKING:
     from medseg_core.assessment.model_evaluation import Evaluation
     from medseg_core.assessment.summary import Scores
-    from medseg_core.config import Task
+    from medseg_core.config import Experiment, Task
+    from medseg_core.types import Case
 
 COLUMNS = {
     "dice": "Dice",
@@ -32,12 +33,12 @@ def score_data(
     *,
     device: str,
     personal: Path | None = None,
-    task_here: Callable[["Task"], "Task"] = lambda task: task,
+    task_of: Callable[["Experiment", "Case"], "Task"] = lambda experiment, case: experiment.task,
 ) -> None:
     """Score the model on every labelled case of `data`; `out` is a JSON file. Raises MedsegError leaves.
 
-    `personal` is a file of the tensors that are a site's own. `task_here` gives the model's task in the values of the
-    label files.
+    `personal` is a file of the tensors that are a site's own. `task_of` gives the task of the model's experiment in the
+    values of a case's label file.
     """
     from medseg_core.assessment.model_evaluation import evaluate_cases, summarise_evaluation
     from medseg_core.cohort.manifest import read_cohort
@@ -49,14 +50,19 @@ def score_data(
         raise UnusableFolderError(out, "it is a folder where a file is to be written")
     model = read_model(model_folder, personal)
     model.network.to(choose_device(device))
-    task = task_here(model.experiment.task)
-    cohort = read_cohort(data, task)
+    experiment = model.experiment
+    cohort = read_cohort(data, experiment.task)
     cases = [case for case in cohort.cases if case.label is not None]
     if not cases:
         raise NothingToScoreError(data)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=len(cases))
-        scores = evaluate_cases(model, cases, task=task, on_case=lambda: progress.advance(bar))
+        scores = evaluate_cases(
+            model,
+            cases,
+            task_of=lambda case: task_of(experiment, case),
+            on_case=lambda: progress.advance(bar),
+        )
     found = summarise_evaluation(model, scores)
     write_atomic(out, found.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
     Console().print(render(found))

@@ -37,6 +37,17 @@ class DifferentSweepError(StorageError):
         )
 
 
+class ChangedSweepError(StorageError):
+    """The folder holds a cell of the same sweep file over another experiment or preset."""
+
+    def __init__(self, folder: Path, cell: str) -> None:
+        super().__init__(
+            f"{folder}: {cell} was run with another experiment than the sweep now makes (see the experiment.toml "
+            "there), so their results would be mixed. Give the experiment file or preset as it was at the first start, "
+            "or choose another --out."
+        )
+
+
 class PartitionError(DataError):
     """The patients cannot be shared out among sites in the way that was asked."""
 

@@ -80,6 +80,13 @@ def site_name(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-_.")[:64].rstrip("-_.")
 
 
+def named_site(case: Case, partition: str) -> str:
+    """The site that the data name for a case; empty where sites are artificial, or nothing is named."""
+    kind, _, attribute = partition.partition(":")
+    named = {"natural": case.site, "attribute": case.attributes.get(attribute, "")}
+    return site_name(named.get(kind, "").strip())
+
+
 def _facts_of(patient: str, cases: Sequence[Case], foreground_mm3: Mapping[str, float]) -> PatientFacts:
     """The facts of one patient from all cases of that patient."""
     sites = sorted({case.site for case in cases})

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from medseg_core.backend_errors import LostActorError, RayClusterError
-from medseg_core.errors import MedsegError
+from medseg_core.errors import MedsegError, WireError
 from medseg_simulation.backend import RayCluster
 from medseg_simulation.process import usable_cores
 from medseg_simulation.side_by_side import INTERRUPTIBLE_S
@@ -171,7 +171,10 @@ class _StandIn:
     on_fault: OnFault
 
     def handle(self, request_bytes: bytes, *, is_over: IsOver = lambda: False) -> bytes:
+        """The reply or refusal to a request. Raises WireError where the site gives none: it is absent then."""
         reply, fault = self.pool.ask(self.site, self.packed, request_bytes, is_over)
+        if isinstance(fault, WireError) and not reply:
+            raise fault
         if fault is not None:
             self.on_fault(fault)
         return reply

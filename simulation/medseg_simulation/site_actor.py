@@ -85,13 +85,13 @@ class SiteActor:
     def answer(self, packed: PackedSite, request: bytes) -> tuple[bytes, MedsegError | None]:
         """The site's reply or refusal, and what went wrong there, if anything.
 
-        What is not a MedsegError is a mistake of ours and is raised.
+        Nothing and a WireError: the site gives no answer. What is not a MedsegError is a mistake of ours and is raised.
         """
-        faults: list[Exception] = []
+        reply, faults = b"", list[Exception]()
         try:
             reply = make_trainer(unpack(packed), self._device, on_fault=faults.append).handle(request)
         except MedsegError as error:
-            return b"", error
+            faults.append(error)
         if not faults:
             return reply, None
         if isinstance(faults[0], MedsegError):

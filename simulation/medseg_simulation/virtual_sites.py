@@ -10,11 +10,11 @@ from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.reading import Reading
 from medseg_core.cohort.split import Fold
-from medseg_core.config import Experiment
+from medseg_core.config import Experiment, Task
 from medseg_core.errors import FaultyCasesError
 from medseg_core.types import Case
 from medseg_simulation.errors import PartitionError
-from medseg_simulation.partition import partition_patients, patient_facts
+from medseg_simulation.partition import named_site, partition_patients, patient_facts
 from medseg_simulation.scanner_effects import scanner_at
 
 
@@ -82,6 +82,13 @@ def reading_at(site: str, experiment: Experiment, *, all_labels: bool = False) -
         labels = labels.model_copy(update={"not_annotated": ()})
     scanner = scanner_at(site, settings.scanner, seed=experiment.federation.seed)
     return Reading(experiment.task.at_site(labels), scanner)
+
+
+def task_of(experiment: Experiment, case: Case) -> Task:
+    """The task by which a case is scored: in the values of the site that the data name for it, if they name one."""
+    settings = experiment.simulation
+    site = named_site(case, settings.partition)
+    return reading_at(site, experiment, all_labels=settings.score_all_labels).task
 
 
 def pooled(data: Mapping[str, SiteData]) -> SiteData:

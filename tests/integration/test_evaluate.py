@@ -172,3 +172,45 @@ def test_an_ignored_region_does_not_count(medseg, tmp_path):
     truth = label[:, :12] == 255
     expected = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     assert scores["mean"]["dice"] == pytest.approx(expected)
+
+
+def hospitals(folder: Path) -> Path:
+    """Two hospitals, by column site and by column scanner; the south writes 7 for the square."""
+    data = write_data(folder)
+    Image.fromarray((np.asarray(Image.open(data / "label2.png")) // 255 * 7).astype(np.uint8)).save(
+        data / "label2.png"
+    )
+    with (data / "manifest.csv").open("w", newline="") as file:
+        names = ("north", "Aster 15"), ("north", "Aster 15"), ("south_", "Boreas 3")
+        rows = [
+            (f"c{n}", f"p{n}", site, f"image{n}.png", f"label{n}.png", scanner)
+            for n, (site, scanner) in enumerate(names)
+        ]
+        heading = ("case_id", "patient_id", "site", "image", "label", "scanner")
+        csv.writer(file).writerows([heading, *rows])
+    return data
+
+
+@pytest.mark.parametrize(("partition", "site"), [("natural", "south"), ("attribute:scanner", "Boreas-3")])
+def test_a_case_is_scored_by_what_its_own_site_calls_the_labels(medseg, model, tmp_path, partition, site):
+    simulation = {"partition": partition, "site": {site: {"labels": {"square": 7}}}}
+    write_trained(tmp_path / "model", task={"labels": {"square": 255}}, simulation=simulation)
+
+    scores, _ = scores_of(medseg, tmp_path / "model", hospitals(tmp_path / "data"), tmp_path / "scores.json")
+
+    plain, _ = scores_of(medseg, model, write_data(tmp_path / "plain"), tmp_path / "plain.json")
+    assert [case["mean"] for case in scores["cases"]] == [case["mean"] for case in plain["cases"]]
+
+
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_label_that_a_site_does_not_annotate_is_scored_there_only_where_that_is_asked_for(
+    medseg, tmp_path, is_scored
+):
+    task = {"labels": {"square": 255, "disc": 254}}
+    site = {"north": {"not_annotated": ["disc"]}}
+    write_trained(tmp_path / "model", task=task, simulation={"site": site, "score_all_labels": is_scored})
+
+    scores, _ = scores_of(medseg, tmp_path / "model", write_data(tmp_path / "data"), tmp_path / "scores.json")
+
+    told = [sorted(case["labels"]) for case in scores["cases"]]
+    assert told == ([["disc", "square"]] * 3 if is_scored else [["square"], ["square"], ["disc", "square"]])

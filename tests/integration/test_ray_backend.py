@@ -1,5 +1,6 @@
 """`--backend ray`: the bytes of a simulation in one process, whatever happens to actors, driver and nodes."""
 
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,10 @@ server_momentum = 0.5
 [simulation]
 baselines = ["local", "pooled"]
 """
+AWAY = """[simulation.faults]
+kind = "drop_out"
+sites = ["hospital-2"]
+"""
 DIVERGING = "learning_rate = 1e39\ngradient_clip_norm = 0.0\n[federation]"
 RAY = ("--backend", "ray")
 
@@ -42,6 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantoms(folder / "data", PhantomSettings(sites=3, cases=4, spatial_dims=2, voxel_mm=4.0))
     (folder / "tiny.toml").write_text(EXPERIMENT)
     (folder / "diverging.toml").write_text(EXPERIMENT.replace("[federation]", DIVERGING))
+    away = EXPERIMENT.replace("rounds = 12", "rounds = 4\nquorum = 2") + AWAY
+    (folder / "away.toml").write_text(away.replace('"local", "pooled"', ""))
     finish(start(folder, "in-process"))
     return folder
 
@@ -93,6 +100,22 @@ def test_what_goes_wrong_at_a_virtual_site_is_told_in_its_sentence(folder):
     assert "training diverged" in err
     assert "Lower [training] learning_rate" in " ".join(err.split())
     assert "Traceback" not in err
+
+
+def absences(out: Path) -> list[dict[str, str]]:
+    """Who was absent in each round, and why."""
+    events = map(json.loads, (out / "events.jsonl").read_text().splitlines())
+    return [event["absent"] for event in events if event["event"] == "round_finished"]
+
+
+def test_a_site_that_misses_rounds_is_absent_and_the_bytes_are_those_of_one_process(folder):
+    finish(start(folder, "away", experiment="away.toml"))
+
+    finish(start(folder, "away-ray", *RAY, experiment="away.toml"))
+
+    assert {"hospital-2": "not_connected"} in absences(folder / "away-ray")
+    assert absences(folder / "away-ray") == absences(folder / "away")
+    assert bytes_of(folder / "away-ray") == bytes_of(folder / "away")
 
 
 @contextmanager

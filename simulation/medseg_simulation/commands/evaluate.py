@@ -27,5 +27,7 @@ class EvaluateOptions:
 @takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Score a trained model on every labelled case of a data set, on the grid of its files."""
+    from medseg_simulation.virtual_sites import task_of  # SimpleITK: only when needed
+
     own = personal_file(options.model, options.site)
-    score_data(options.model, options.data, options.out, device=options.device, personal=own)
+    score_data(options.model, options.data, options.out, device=options.device, personal=own, task_of=task_of)

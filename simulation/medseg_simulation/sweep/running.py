@@ -6,14 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from medseg_core.config import Experiment
-from medseg_core.errors import OccupiedFolderError, TooFewPatientsError
+from medseg_core.errors import OccupiedFolderError
 from medseg_core.files import sole_use, write_atomic
-from medseg_simulation.errors import DifferentSweepError, PartitionError
+from medseg_server.errors import DifferentExperimentError
+from medseg_server.run_store import RunStore
+from medseg_simulation.errors import ChangedSweepError, DifferentSweepError
 from medseg_simulation.simulate import Place, Watch, check_patch_size
 from medseg_simulation.sweep.duration import Forecast, measure_pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Cell, Outcomes
 from medseg_simulation.sweep.plan import BASELINES, Entry, Plan, Setting, sweep_toml
-from medseg_simulation.sweep.tuning import OF_ONE_CELL, Choices, is_done, run_algorithm, run_baselines
+from medseg_simulation.sweep.tuning import (
+    OF_ONE_CELL,
+    Choices,
+    folder_of,
+    is_done,
+    run_algorithm,
+    run_baselines,
+)
 from medseg_simulation.virtual_sites import open_sites
 
 
@@ -55,8 +64,8 @@ def run_sweep(
 
     A cell that cannot be done is an outcome with a reason. Raises MedsegError leaves for what concerns all cells.
     """
-    _open_folder(plan, place)
     work, outcomes = _list_work(plan), Outcomes()
+    _open_folder(plan, place, work)
     with sole_use(place.out):
         left = [piece for piece in work if not is_done(place.out / piece.cell.folder)]
         forecast = _forecast(plan, place, watch, left)
@@ -70,19 +79,29 @@ def run_sweep(
             failure = outcomes.failures.get(piece.cell)
             forecast.note(_runs(plan, piece), None if failure else time.time() - began)
             watch.on_cell_end(piece.cell.name, failure)
-            if forecast.runs_left:
+            if forecast.runs_left and forecast.run_s:
                 watch.on_forecast(forecast.left_s, forecast.runs_left)
             on_outcomes(outcomes)
     return outcomes
 
 
-def _open_folder(plan: Plan, place: Place) -> None:
-    """Start a sweep in the folder or go on with it. Raises OccupiedFolderError, DifferentSweepError."""
+def _open_folder(plan: Plan, place: Place, work: list[_Work]) -> None:
+    """Start a sweep in the folder or go on with it.
+
+    Raises OccupiedFolderError, DifferentSweepError, or ChangedSweepError where a cell was run by another experiment.
+    """
     path, text = place.out / "sweep.toml", sweep_toml(plan.sweep)
     if path.exists() and not place.resume:
         raise OccupiedFolderError(place.out)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise DifferentSweepError(place.out)
+    for piece in work:
+        for number, experiment in enumerate(tries := piece.tries(plan)):
+            run = folder_of(place.out / piece.cell.folder, tries, number)
+            try:
+                RunStore(run).is_begun(experiment, resume=True)
+            except DifferentExperimentError:
+                raise ChangedSweepError(place.out, piece.cell.name) from None
     write_atomic(path, text.encode())
 
 
@@ -136,26 +155,28 @@ def _size(plan: Plan, piece: _Work) -> tuple[int, int]:
 
 
 def _forecast(plan: Plan, place: Place, watch: SweepWatch, left: list[_Work]) -> Forecast:
-    """The duration of what is left, measured on the first setting that the data can be shared out for.
+    """The duration of what is left, measured on the first experiment that can be run.
 
-    Raises PartitionError or TooFewPatientsError where they can for none.
+    Where none can, nothing is told: each cell gives its own reason.
     """
-    fault: Exception | None = None
-    for piece in left:
-        experiment = piece.tries(plan)[0]
-        check_patch_size(experiment)
+    runs = sum(_runs(plan, piece) for piece in left)
+    for experiment in (experiment for piece in left for experiment in piece.tries(plan)):
         try:
-            sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
-            data = sites.split(experiment, None)
-        except (PartitionError, TooFewPatientsError) as error:
-            fault = error
+            run_s = _predict(experiment, place, watch)
+        except OF_ONE_CELL:
             continue
-        for warning in sites.warnings:
-            watch.on_warning(warning)
-        run_s = predict_training_s(experiment, data, measure_pace(experiment, data, place.compute))
-        forecast = Forecast(run_s * (experiment.simulation.folds or 1), sum(_runs(plan, p) for p in left))
+        forecast = Forecast(run_s * (experiment.simulation.folds or 1), runs)
         watch.on_forecast(forecast.left_s, forecast.runs_left)
         return forecast
-    if fault is not None:
-        raise fault
-    return Forecast(0.0, 0)
+    return Forecast(0.0, runs)
+
+
+def _predict(experiment: Experiment, place: Place, watch: SweepWatch) -> float:
+    """Seconds of a run of it. Raises what it cannot be run for."""
+    check_patch_size(experiment)
+    sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
+    data = sites.split(experiment, None)
+    run_s = predict_training_s(experiment, data, measure_pace(experiment, data, place.compute))
+    for warning in sites.warnings:
+        watch.on_warning(warning)
+    return run_s

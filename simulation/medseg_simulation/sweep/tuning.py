@@ -32,6 +32,11 @@ def is_done(folder: Path) -> bool:
     return (folder / CURVES).exists() or any(RunStore(run).events("finished") for run in runs)
 
 
+def folder_of(cell: Path, tries: Sequence[Experiment], number: int) -> Path:
+    """The run folder of a candidate, counted from 0: the cell's own where there is one only."""
+    return cell if len(tries) == 1 else cell / f"candidate-{number + 1}"
+
+
 def run_algorithm(
     tries: Sequence[Experiment], place: Place, watch: Watch, *, choices: Choices | None = None
 ) -> Outcome:
@@ -40,7 +45,7 @@ def run_algorithm(
     What is done already is not repeated. Raises MedsegError leaves; OF_ONE_CELL where it is this cell's own trouble.
     """
     choice = (choices or _choose(tries, place, watch, ("global",)))["global"]
-    run = _folder(place.out, tries, choice)
+    run = folder_of(place.out, tries, choice.chosen)
     if not RunStore(run).events("finished"):
         simulate(tries[choice.chosen], _in(place, run), watch)
     return Outcome(read_summary(run / "summary.json"), read_cases(run / "cases.json")["global"], choice)
@@ -57,7 +62,7 @@ def run_baselines(
         models: dict[str, list[CaseScores]] = {}
         for name in names:
             chosen = choices[name].chosen
-            there = _in(place, _folder(place.out, tries, choices[name]))
+            there = _in(place, folder_of(place.out, tries, chosen))
             folds = simulate_part(tries[chosen], there, watch, Part((name,)))
             for model in folds[0].cases:
                 models[model] = [case for fold in folds for case in fold.cases[model]]
@@ -90,7 +95,7 @@ def _choose(
     found: Diced = []
     errors = []
     for number, experiment in enumerate(tries):
-        there = _in(place, _folder(place.out, tries, Choice(number)))
+        there = _in(place, folder_of(place.out, tries, number))
         try:
             folds = simulate_part(experiment, there, watch, Part(tuple(names), is_tested=False))
             found.append({name: _validation_dice(folds, name) for name in names})
@@ -102,11 +107,6 @@ def _choose(
     choices = {name: Choice.best_of([dice.get(name) for dice in found]) for name in names}
     write_atomic(path, json.dumps({name: vars(choice) for name, choice in choices.items()}).encode())
     return choices
-
-
-def _folder(cell: Path, tries: Sequence[Experiment], choice: Choice) -> Path:
-    """The run folder of a candidate: the cell's own where there is one only."""
-    return cell if len(tries) == 1 else cell / f"candidate-{choice.chosen + 1}"
 
 
 def _in(place: Place, folder: Path) -> Place:

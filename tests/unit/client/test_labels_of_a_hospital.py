@@ -93,7 +93,7 @@ def test_a_model_is_scored_on_what_the_hospital_annotates(images: Path, tmp_path
         images,
         tmp_path / "scores.json",
         device="cpu",
-        task_here=settings_of().task_here,
+        task_of=lambda experiment, case: settings_of().task_here(experiment.task),
     )
     found = json.loads((tmp_path / "scores.json").read_text())
     assert list(found["labels"]) == ["liver"]

@@ -1,6 +1,7 @@
 """The far side of a pool, without Ray: a site is packed, unpacked and answered for in this process."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from builders import COORDINATOR_KEY, make_experiment, make_request, make_traine
 
 from medseg_client.site_data import SiteData, split_site
 from medseg_core.cohort.cache import prepare_cohort
-from medseg_core.config import Experiment
-from medseg_core.errors import DivergedError, MedsegError
+from medseg_core.config import Experiment, Faults
+from medseg_core.errors import DivergedError, MedsegError, WireError
 from medseg_server.errors import QuorumError
+from medseg_simulation.misbehaviour.conduct import Misconduct
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 from medseg_simulation.site_actor import PackedSite, SiteActor, pack, unpack
 from medseg_simulation.virtual_site import VirtualSite
@@ -87,6 +89,16 @@ def test_a_fault_at_the_site_comes_back_beside_the_refusal(tmp_path):
 
     assert opened(reply).header.code is not None
     assert isinstance(fault, DivergedError)
+
+
+def test_an_absence_comes_back_without_a_reply_and_with_its_reason(experiment, packed):
+    misconduct = Misconduct("north", Faults(kind="straggler", probability=1.0), seed=0, rounds=2)
+
+    reply, fault = SiteActor("cpu").answer(replace(packed, misconduct=misconduct), make_request(experiment))
+
+    assert reply == b""
+    assert isinstance(fault, WireError)
+    assert fault.code == "deadline"
 
 
 @pytest.mark.parametrize("hidden", ["run", "cache"])

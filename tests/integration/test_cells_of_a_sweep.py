@@ -1,0 +1,116 @@
+"""What becomes of the cells of a sweep: those that cannot be run, and those that were run by another experiment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import caller
+from experiments import TINY
+
+from medseg_simulation.phantoms import PhantomSettings, write_phantoms
+
+SWEEP = """
+experiment = "tiny.toml"
+rounds = 1
+[changes]
+training.augmentation = false
+[[setting]]
+name = "hospitals"
+"""
+FEDAVG = '[[algorithm]]\nname = "fedavg"\n'
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, PhantomSettings(sites=2, cases=4, spatial_dims=2, voxel_mm=4.0))
+    return folder
+
+
+@pytest.fixture
+def sweep(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    phantoms: Path,
+) -> Callable[..., Any]:
+    """Runs a sweep with this text in `out`; returns what the call left and the content of `sweep.json`."""
+    call = caller(monkeypatch, capsys)
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def run(text: str, *more: str) -> Any:
+        (tmp_path / "sweep.toml").write_text(text)
+        words = ["sweep", tmp_path / "sweep.toml", "--data", phantoms, "--out", tmp_path / "out"]
+        outcome = call(*words, "--cache", tmp_path / "cache", *more)
+        figures = tmp_path / "out/sweep.json"
+        return outcome, json.loads(figures.read_text()) if figures.exists() else {}
+
+    return run
+
+
+CANNOT_BE_RUN = {
+    "patch": ("training.patch_size = [15, 15]", "must be a multiple of 2"),
+    "network": ('model.name = "attention_unet"', "Set normalisation"),
+    "partition": ("simulation = { partition = 'dirichlet', sites = 4 }", "cannot give 4 sites 8 each"),
+}
+
+
+@pytest.mark.parametrize("why", CANNOT_BE_RUN)
+def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep, why) -> None:
+    changes, reason = CANNOT_BE_RUN[why]
+    bad = f'[[algorithm]]\nname = "fedprox"\nchanges.{changes}\n'
+
+    outcome, figures = sweep(SWEEP + bad + FEDAVG)
+
+    assert outcome.code == 0, outcome.err
+    assert "to go" in outcome.err
+    assert reason in figures["settings"]["hospitals"]["failures"]["fedprox"]["0"]
+    assert list(figures["settings"]["hospitals"]["algorithms"]) == ["fedavg"]
+
+    again, resumed = sweep(SWEEP + bad + FEDAVG, "--resume")
+
+    assert again.code == 0, again.err
+    assert resumed == figures
+
+
+def test_a_sweep_of_which_no_cell_can_be_run_says_why_of_each(sweep) -> None:
+    outcome, figures = sweep(SWEEP.replace("augmentation = false", "patch_size = [15, 15]") + FEDAVG)
+
+    assert outcome.code == 0, outcome.err
+    assert "to go" not in outcome.err
+    assert "must be a multiple of 2" in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
+
+
+def test_cells_of_an_experiment_that_has_changed_since_are_not_mixed_with_others(sweep, tmp_path) -> None:
+    outcome, figures = sweep(SWEEP + FEDAVG)
+    assert outcome.code == 0, outcome.err
+    (tmp_path / "tiny.toml").write_text(TINY.replace("[4, 8]", "[8, 8]"))
+
+    outcome, after = sweep(SWEEP + FEDAVG, "--resume")
+
+    assert outcome.code == 1
+    told = " ".join(outcome.err.split())
+    assert "hospitals, seed 0, fedavg was run with another experiment" in told
+    assert "choose another --out" in told
+    assert after == figures
+
+    (tmp_path / "tiny.toml").write_text(TINY)
+    outcome, after = sweep(SWEEP + FEDAVG, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert after == figures
+
+
+def test_candidates_and_baselines_of_an_experiment_that_has_changed_are_refused_too(sweep, tmp_path) -> None:
+    text = f"""{SWEEP}{FEDAVG}candidates = [{{}}, {{ training.learning_rate = 0.01 }}]
+    [tuning]
+    pooled = [{{}}, {{ learning_rate = 0.01 }}]
+    """.replace("rounds = 1", 'rounds = 1\nbaselines = ["pooled"]')
+    outcome, _ = sweep(text)
+    assert outcome.code == 0, outcome.err
+    (tmp_path / "tiny.toml").write_text(TINY.replace("[4, 8]", "[8, 8]"))
+
+    outcome, _ = sweep(text, "--resume")
+
+    assert "hospitals, seed 0, baselines was run with another experiment" in " ".join(outcome.err.split())
