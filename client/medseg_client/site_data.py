@@ -7,8 +7,10 @@ from pathlib import Path
 from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.split import Fold, split_cases
-from medseg_core.config import Experiment, Task
+from medseg_core.config import Experiment, Task, experiment_sha256
 from medseg_core.seeding import derive_seed
+
+OPENED_MOST = 4  # experiments whose cases stay mapped; others are mapped again from the cache
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ def open_site_data(
         on_warning=on_warning,
     )
     return split_site([replace(c, case=replace(c.case, site=site)) for c in cases], experiment, site=site)
+
+
+def keep_opened(open_data: Callable[[Experiment], SiteData]) -> Callable[[Experiment], SiteData]:
+    """What `open_data` gives, by the experiment's hash; of those asked for last a few are held."""
+    opened: dict[str, SiteData] = {}
+
+    def data_of(experiment: Experiment) -> SiteData:
+        sha256 = experiment_sha256(experiment)
+        data = opened.pop(sha256) if sha256 in opened else open_data(experiment)
+        opened[sha256] = data  # the one asked for last is last
+        for oldest in list(opened)[:-OPENED_MOST]:
+            del opened[oldest]
+        return data
+
+    return data_of
 
 
 def split_site(

@@ -7,7 +7,7 @@ import threading
 from medseg_client.egress import EgressGuard
 from medseg_client.ledger import Ledger
 from medseg_client.models import models_of
-from medseg_client.site_data import SiteData, open_site_data
+from medseg_client.site_data import SiteData, keep_opened, open_site_data
 from medseg_client.site_folder import SiteFolder
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
@@ -26,19 +26,16 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
     Raises BusyFolderError (another trainer does already) and LedgerError (the ledger was changed).
     """
     settings, kit = folder.settings, folder.kit
-    opened: dict[int, SiteData] = {}
 
-    def data_of(experiment: Experiment) -> SiteData:
-        if id(experiment) not in opened:  # one object an experiment, kept by `approved`
-            opened[id(experiment)] = open_site_data(
-                folder.root / settings.data,
-                experiment,
-                site=settings.name,
-                cache=folder.root / "cache",
-                on_warning=log.warning,
-                task=settings.task_here(experiment.task),
-            )
-        return opened[id(experiment)]
+    def open_data(experiment: Experiment) -> SiteData:
+        return open_site_data(
+            folder.root / settings.data,
+            experiment,
+            site=settings.name,
+            cache=folder.root / "cache",
+            on_warning=log.warning,
+            task=settings.task_here(experiment.task),
+        )
 
     def approve(experiment: Experiment) -> None:
         sha256 = folder.approved.add(experiment)
@@ -55,7 +52,7 @@ def run_trainer(folder: SiteFolder, stop: threading.Event) -> None:
             SiteState(folder.root / "state"),
             EgressGuard(key, policy=settings.policy, ledger=ledger),
             approved=folder.approved,
-            data_of=data_of,
+            data_of=keep_opened(open_data),
             device=device,
             approve=approve,
             models=models_of(folder),

@@ -1,8 +1,8 @@
 """Preprocessed cases on disk, keyed by content and settings, memory-mapped.
 
 One folder a case, written beside and renamed: it is whole or absent. A changed file, task or arithmetic has another
-key, so nothing is ever stale; what is no longer asked for can be deleted at any time. A second start opens no image:
-what a file holds is remembered while size and times of the file stay.
+key, so nothing is ever stale; what is no longer asked for can be deleted at any time. A second start opens no image,
+but for headers of text: what a file holds is remembered while size and times of the file stay.
 
     CACHE/KEY/{case.json, arrays.safetensors}
     CACHE/files/STATE                            SHA-256 of a file in that state
@@ -11,7 +11,6 @@ what a file holds is remembered while size and times of the file stay.
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 import time
 import uuid
@@ -34,6 +33,7 @@ from medseg_core.cohort.reading import Reading
 from medseg_core.config import Task
 from medseg_core.errors import DataError, FaultyCasesError, UnusableFolderError
 from medseg_core.files import write_synced
+from medseg_core.imaging.integrity import data_file_of
 from medseg_core.types import Case, Geometry
 
 ARRAYS = ("image", "label", "foreground")
@@ -49,7 +49,7 @@ SETTINGS = {
     "foreground_crop",
     "allow_empty_label",  # a label that is refused now may have passed before
 }
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)\s*([^\r\n]+)", re.MULTILINE)
+_WITH_HEADERS = (".mha", ".mhd", ".nhdr", ".nrrd")  # of text, which can name another file for the voxels
 UNREADABLE = (OSError, ValueError, KeyError, safetensors.SafetensorError)
 _ABANDONED_S = 24 * 3600  # no case takes that long to write
 
@@ -169,19 +169,21 @@ def _case_key(case: Case, reading: Reading, memory: Path) -> str:
     missing = f"|{case.missing}" if case.missing else ""
     digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}{missing}".encode())
     for path in _files(case):
-        with contextlib.suppress(OSError):  # a missing file is reported when it is loaded
+        try:
             digest.update(remembered_sha256(path, memory))
+        except OSError:  # a missing file is reported when it is loaded
+            digest.update(b"missing")
     return digest.hexdigest()[:32]
 
 
 def _files(case: Case) -> Iterator[Path]:
-    """Image and label files of a case, with the data files that headers such as .mhd and .nhdr name."""
+    """Image and label files of a case, with the data files that headers name."""
     for path in (*case.images, case.label) if case.label is not None else case.images:
         yield path
-        if path.suffix.lower() in (".mhd", ".nhdr"):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                if match := _DATA_FILE.search(file.read(1 << 16)):
-                    yield path.parent / match[1].decode("latin-1").strip()
+        if path.suffix.lower() in _WITH_HEADERS:
+            with contextlib.suppress(OSError):
+                if data_file := data_file_of(path):
+                    yield data_file
 
 
 def _settings_key(reading: Reading) -> str:

@@ -30,6 +30,7 @@ from medseg_core.data_errors import (
 
 MAX_VOXELS = 2**31  # 8 GiB as float32: four times a whole-body CT of 0.7 mm; no clinical image has more
 _BLOCK = 1 << 20
+_HEAD = 1 << 16  # bytes in which a header of text ends
 _NIFTI_FLOATS = (16, 64)  # codes of float32 and float64
 _NIFTI_1, _NIFTI_2 = struct.pack("<i", 348), struct.pack("<i", 540)
 _META_BYTES = {
@@ -37,6 +38,8 @@ _META_BYTES = {
     "LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8,
 }  # fmt: skip
 _META_NUMBERS = ("TransformMatrix", "Offset", "CenterOfRotation", "ElementSpacing")
+_ELEMENT_DATA_FILE = re.compile(rb"^ElementDataFile\s*=\s*([^\r\n]+)\r?\n?", re.MULTILINE)
+_LOCAL = "local"  # for ElementDataFile, in any case: behind the header
 _COPY_AGAIN = "Copy it again from its source."
 
 
@@ -123,11 +126,11 @@ def require_whole_metaimage(path: Path, case_id: str) -> None:
     """Header complete, size bounded, every voxel there, zlib checksum right; .mhd with its data file too."""
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
-        head = raw.read(1 << 16)
+        head = raw.read(_HEAD)
     fields, start = _meta_header(file, head)
     shape, expected = _meta_claim(file, fields)
     require_bounded(path, case_id, shape)
-    if fields["ElementDataFile"] != "LOCAL":
+    if fields["ElementDataFile"].lower() != _LOCAL:
         file, start = _data_file(file, fields["ElementDataFile"]), 0
     got = file.n_bytes - start
     if fields.get("CompressedData", "False").lower() == "true":
@@ -141,21 +144,34 @@ def require_whole_nrrd(path: Path, case_id: str) -> None:
     """Magic there, size bounded, gzip checksum right; the decoder itself sees missing voxels, but no changed ones."""
     file = _File(path, case_id, require_readable(path, case_id))
     with path.open("rb") as raw:
-        head = raw.read(1 << 16)
-    end = re.search(rb"\r?\n\r?\n", head)
-    text, start = (head[: end.start()], end.end()) if end else (head, len(head))
-    fields = dict(re.findall(r"^([^:#\n]+): *(.+?)\s*$", text.decode("latin-1"), re.MULTILINE))
+        head = raw.read(_HEAD)
+    fields, start = _nrrd_header(head)
     sizes = fields.get("sizes", "").split()
     if not head.startswith(b"NRRD") or not sizes or not all(n.isdecimal() for n in sizes):
         raise file.unreadable("is not an NRRD file")
     require_bounded(path, case_id, [int(n) for n in sizes])
-    if fields.get("encoding") not in ("gzip", "gz"):
-        return
-    if name := fields.get("data file", fields.get("datafile")):
+    if name := fields.get("datafile"):
         file, start = _data_file(file, name), 0
+    if fields.get("encoding", "").lower() not in ("gzip", "gz"):
+        return
     with file.path.open("rb") as raw, _decoding(file):
         raw.seek(start)
         _inflate(raw)
+
+
+def data_file_of(path: Path) -> Path | None:
+    """The file that a MetaImage or NRRD header names for its voxels; None: they are behind it, or it is no header.
+
+    Raises OSError.
+    """
+    with path.open("rb") as raw:
+        head = raw.read(_HEAD)
+    if head.startswith(b"NRRD"):
+        name = _nrrd_header(head)[0].get("datafile")
+    else:
+        match = _ELEMENT_DATA_FILE.search(head)
+        name = match[1].decode("latin-1").strip() if match else None
+    return path.parent / name if name and name.lower() != _LOCAL else None
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -234,7 +250,7 @@ def _unpack(order: str, head: bytes, *fields: tuple[str, int]) -> tuple[tuple[An
 
 def _meta_header(file: _File, head: bytes) -> tuple[dict[str, str], int]:
     """Fields of a MetaImage header and where the voxels begin in the same file."""
-    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]+)\r?\n?", head, re.MULTILINE)
+    match = _ELEMENT_DATA_FILE.search(head)
     lines = head[: match.end()].decode("latin-1").splitlines() if match else []
     pairs = [line.partition("=") for line in lines if line.strip()]
     if match is None or not all(sign for _, sign, _ in pairs):
@@ -256,6 +272,14 @@ def _meta_claim(file: _File, fields: dict[str, str]) -> tuple[tuple[int, ...], i
     if not is_sound:
         raise file.unreadable("has a damaged header: its numbers make no sense", _COPY_AGAIN)
     return shape, math.prod(shape) * each * channels
+
+
+def _nrrd_header(head: bytes) -> tuple[dict[str, str], int]:
+    """Fields of an NRRD header, their names in small letters without spaces, and where it ends."""
+    end = re.search(rb"\r?\n\r?\n", head)
+    text = (head[: end.start()] if end else head).decode("latin-1")
+    fields = re.findall(r"^([^:#\n]+): +(.+?)\s*$", text, re.MULTILINE)  # `name:=value` is no field
+    return {name.lower().replace(" ", ""): value for name, value in fields}, end.end() if end else len(head)
 
 
 def _data_file(file: _File, name: str) -> _File:

@@ -31,7 +31,7 @@ from fabricated_sites import experiment_of_size
 from medseg_core.config import Experiment
 from medseg_core.federation.algorithms.base import ServerState
 from medseg_core.federation.algorithms.fedavg import FedAvg
-from medseg_core.federation.codec import decode_update, encode_tensors
+from medseg_core.federation.codec import decode_kinds, encode_tensors
 from medseg_core.federation.exact_sum import ExactSum
 from medseg_core.federation.update import DELTA, ClientUpdate, ModelSpec, check_update
 from medseg_core.wire.envelope import Envelope, verify
@@ -72,7 +72,7 @@ class Round:
         algorithm, specs = FedAvg(), {DELTA: self.spec}
         accumulator = algorithm.start(self.start, self.spec)
         for number, (payload, weight) in enumerate(zip(payloads, self.weights, strict=True)):
-            tensors = decode_update(payload, specs, None)[DELTA]
+            tensors = decode_kinds(payload, specs, main=DELTA)[DELTA]
             check_update(tensors, self.spec, max_norm=None)
             algorithm.add(accumulator, ClientUpdate(f"site-{number}", tensors, n_cases=weight), weight)
         counted = dict.fromkeys(accumulator.sites, (1, 1))

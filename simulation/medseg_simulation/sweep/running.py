@@ -11,7 +11,7 @@ from medseg_core.files import sole_use, write_atomic
 from medseg_server.errors import DifferentExperimentError
 from medseg_server.run_store import RunStore
 from medseg_simulation.errors import ChangedSweepError, DifferentSweepError
-from medseg_simulation.simulate import Place, Watch, check_patch_size
+from medseg_simulation.simulate import Place, Watch
 from medseg_simulation.sweep.duration import Forecast, measure_pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Cell, Outcomes
 from medseg_simulation.sweep.plan import BASELINES, Entry, Plan, Setting, sweep_toml
@@ -173,7 +173,6 @@ def _forecast(plan: Plan, place: Place, watch: SweepWatch, left: list[_Work]) ->
 
 def _predict(experiment: Experiment, place: Place, watch: SweepWatch) -> float:
     """Seconds of a run of it. Raises what it cannot be run for."""
-    check_patch_size(experiment)
     sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
     data = sites.split(experiment, None)
     run_s = predict_training_s(experiment, data, measure_pace(experiment, data, place.compute))

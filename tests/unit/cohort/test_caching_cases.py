@@ -137,13 +137,26 @@ def test_a_label_that_was_allowed_to_be_empty_is_refused_where_it_is_not(tmp_pat
     assert [type(fault.error) for fault in strict.faults] == [EmptyLabelError]
 
 
-def test_the_data_file_of_a_header_counts_as_its_content(tmp_path: Path) -> None:
-    (tmp_path / "image.mhd").write_text(
-        "ObjectType = Image\nNDims = 3\nDimSize = 10 8 6\nElementType = MET_FLOAT\nElementSpacing = 1 1 2\n"
-        "ElementDataFile = image.raw\n"
-    )
+META = "ObjectType = Image\nNDims = 3\nDimSize = 10 8 6\nElementType = MET_FLOAT\nElementSpacing = 1 1 2\n"
+NRRD = "NRRD0004\ntype: float\ndimension: 3\nsizes: 10 8 6\nspacings: 1 1 2\nendian: little\nencoding: raw\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("image.mhd", f"{META}ElementDataFile = image.raw\n"),
+        ("image.mha", f"{META}ElementDataFile = image.raw\n"),
+        ("image.nhdr", f"{NRRD}data file: image.raw\n"),
+        ("image.nhdr", f"{NRRD}Data File: image.raw\n"),
+        ("image.nhdr", f"{NRRD}DATAFILE: image.raw\n".replace("\n", "\r\n")),
+        ("image.nrrd", f"{NRRD}data file: image.raw\n\n"),
+    ],
+    ids=[".mhd", ".mha", ".nhdr", "Data File", "DATAFILE", ".nrrd"],
+)
+def test_the_data_file_of_a_header_counts_as_its_content(tmp_path: Path, name: str, header: str) -> None:
+    (tmp_path / name).write_bytes(header.encode())
     label = write_case(tmp_path, "case").label
-    case = Case("header", "patient", "", (tmp_path / "image.mhd",), label)
+    case = Case("header", "patient", "", (tmp_path / name,), label)
     images = []
     for seed in (1, 2):
         voxels = np.random.default_rng(seed).random(GEOMETRY.shape).astype(np.float32)

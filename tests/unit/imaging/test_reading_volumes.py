@@ -39,6 +39,13 @@ def test_volume_keeps_axes_spacing_origin_and_direction(tmp_path, suffix, compre
     assert volume.geometry.direction == pytest.approx(OBLIQUE, abs=1e-6)
 
 
+@pytest.mark.parametrize("word", ["LOCAL", "Local", "local"])
+def test_metaimage_says_in_any_case_that_its_voxels_are_behind_the_header(tmp_path, word):
+    path = write_volume(tmp_path / "a.mha", ramp(3, 4, 5), compress=False)
+    path.write_bytes(path.read_bytes().replace(b"LOCAL", word.encode()))
+    np.testing.assert_array_equal(image_of(path).voxels, ramp(3, 4, 5)[None])
+
+
 def test_voxels_cannot_be_changed(tmp_path):
     volume = image_of(write_volume(tmp_path / "a.nii", ramp(3, 4, 5)))
     with pytest.raises(ValueError, match="read-only"):

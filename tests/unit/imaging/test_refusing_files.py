@@ -167,6 +167,28 @@ def test_header_with_a_list_of_data_files_is_refused(tmp_path):
     assert "Save it as one .mha or .nii.gz file." in refusal_of(path)
 
 
+@pytest.mark.parametrize("name", ["a.nhdr", "a.nrrd"])
+@pytest.mark.parametrize("files", ["LIST\na.raw", "slice%03d.raw 0 9 1"])
+@pytest.mark.parametrize("field", ["data file", "Data File", "datafile"])
+def test_nrrd_header_with_a_list_of_data_files_is_refused(tmp_path, name, files, field):
+    header = write_volume(tmp_path / "a.nhdr", NOISE, compress=False).read_text()
+    (tmp_path / name).write_text(header.replace("data file: a.raw", f"{field}: {files}"))
+    assert "is spread over several data files. Save it as one" in refusal_of(tmp_path / name)
+
+
+def test_nrrd_header_whose_data_file_is_missing(tmp_path):
+    path = write_volume(tmp_path / "a.nhdr", NOISE, compress=False)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(MissingFileError, match=r"a\.raw"):
+        read_image(path, spatial_dims=3, channels=1, case_id="c1")
+
+
+def test_the_checksum_of_an_nrrd_file_counts_in_whatever_case_its_fields_are(tmp_path):
+    path = write_volume(tmp_path / "a.nrrd", NOISE, compress=True)
+    path.write_bytes(spoil(path).read_bytes().replace(b"encoding: gzip", b"Encoding: GZIP"))
+    assert "its checksum does not match" in refusal_of(path)
+
+
 @pytest.mark.parametrize(
     "field", ["DimSize = 3 -4 5", "DimSize = 3 4", "ElementType = MET_STRANGE", "NDims = x"]
 )
