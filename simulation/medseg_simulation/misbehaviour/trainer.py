@@ -49,13 +49,9 @@ class MisbehavingTrainer(Trainer):
         absence = ABSENCES.get(self._misconduct.faults.kind)
         if absence is not None:
             request = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header
-            if request.kind == "train" and self._misses(request.round):
+            if request.kind == "train" and self._misconduct.misses(request.round):
                 raise WireError(absence, f"{request.site} misses round {request.round}")
         return super().handle(request_bytes, is_over=is_over)
-
-    def _misses(self, round_number: int) -> bool:
-        """Whether the site is absent in a round: the same at each attempt."""
-        return bool(self._misconduct.rng(round_number).random() < self._misconduct.faults.probability)
 
     def _learn_otherwise(
         self,
