@@ -6,16 +6,19 @@ It is kept here and never sent; of a whole model of its own a site tells test sc
 import json
 from pathlib import Path
 
+import numpy as np
+
 from medseg_client.site_state import SiteState
 from medseg_core.assessment.evaluation import TestResult, site_figures
 from medseg_core.config import Experiment
+from medseg_core.errors import DivergedError
 from medseg_core.federation.algorithms.base import Algorithm
 from medseg_core.federation.codec import encode_tensors
 from medseg_core.federation.shared_tensors import initial_network
 from medseg_core.federation.update import ModelSpec, Tensors
 from medseg_core.learning.weights import Kinds, Weights, get_weights
 from medseg_core.seeding import derive_seed
-from medseg_core.wire.header import PERSONAL
+from medseg_core.wire.header import PERSONAL, Header
 
 # beside the stored answer to the test of a run:
 PERSONAL_WEIGHTS = (
@@ -49,6 +52,12 @@ def own_weights(algorithm: Algorithm, experiment: Experiment, spec: ModelSpec, m
 def whole(shared: Tensors, own: Weights, spec: ModelSpec) -> Weights:
     """The tensors that came, joined by the site's own where none comes."""
     return {**shared, **{name: tensor for name, tensor in own.items() if name not in spec.tensors}}
+
+
+def require_finite(own: Tensors, request: Header) -> None:
+    """Raises DivergedError where what is the site's own after a round holds numbers that are not finite."""
+    if not all(np.isfinite(tensor).all() for tensor in own.values()):
+        raise DivergedError(request.site, request.round)
 
 
 def fine_tuning_of(experiment: Experiment) -> Experiment | None:

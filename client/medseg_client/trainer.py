@@ -19,7 +19,7 @@ from medseg_client.fault_codes import code_of
 from medseg_client.held_models import HeldModels
 from medseg_client.model_scope import SCOPE_FILE, scope_patients, scope_told
 from medseg_client.models import Models
-from medseg_client.personal import fine_tuning_of, own_weights, told_and_kept, whole
+from medseg_client.personal import fine_tuning_of, own_weights, require_finite, told_and_kept, whole
 from medseg_client.site_data import SiteData, case_counts, count_patients
 from medseg_client.site_facts import facts_as_scalars
 from medseg_client.site_state import SiteState
@@ -249,8 +249,7 @@ class Trainer:
             kept |= {"personal_optimiser": optimiser} if keeps_optimiser else {}
         elif own:
             kept |= {"personal": {name: trained[name] for name in own}}
-        if not all(np.isfinite(tensor).all() for tensor in kept.get("personal", {}).values()):
-            raise DivergedError(request.site, request.round)
+        require_finite(kept.get("personal", {}), request)
         update = delta({name: trained[name] for name in spec.tensors}, received[MODEL])
         try:
             envelope, left_over = self._guard.release_update(
@@ -360,8 +359,8 @@ class Trainer:
             scope = scope_told(request, self._guard, network, data, experiment)
             if (recipe := fine_tuning_of(experiment)) is not None:
                 fit = partial(self._fit, experiment, data.train, recipe=recipe, is_over=is_over)
-                fit(context=RoundContext(request.site, 1), start=weights, rule=LocalRule())
-                own = get_weights(network)
+                fit(context=RoundContext(request.site, 1), start=weights, rule=LocalRule(is_sent=False))
+                require_finite(own := get_weights(network), request)
             if experiment.federation.has_personal_models:
                 set_weights(network, own)
                 personal = evaluate_test(network, cases, experiment)

@@ -69,11 +69,7 @@ class Experiment(Section):
             raise ValueError(
                 f"[task] labels: {bare[0]} has no value; not_annotated of a site says that it has none"
             )
-        for site, own in self.simulation.site.items():
-            try:
-                self.task.at_site(own)
-            except ValueError as error:
-                raise ValueError(f"[simulation.site.{site}] {error}") from None
+        _check_site_labels(self.task, self.simulation)
         algorithm = self.federation.algorithm
         if algorithm in NEED_SGD and self.training.optimiser != "sgd":
             raise ValueError(
@@ -121,6 +117,23 @@ def _check_patch_size(model: Model, training: Training) -> None:
         f"entry must be a multiple of {multiple}, and the largest at least {2 * multiple}. Use {nearest}, or fewer "
         "[model] channels"
     )
+
+
+def _check_site_labels(task: Task, simulation: Simulation) -> None:
+    """What is said of the label files of single sites fits the task, as it is scored, too. Raises ValueError."""
+    for site, own in simulation.site.items():
+        try:
+            task.at_site(own)
+        except ValueError as error:
+            raise ValueError(f"[simulation.site.{site}] {error}") from None
+        if simulation.score_all_labels:
+            try:
+                task.at_site(own.model_copy(update={"not_annotated": ()}))
+            except ValueError as error:
+                raise ValueError(
+                    f"[simulation] score_all_labels = true reads labels that [simulation.site.{site}] does not "
+                    f"annotate, too, but {error}, or leave score_all_labels out"
+                ) from None
 
 
 def _check_rule(federation: Federation, training: Training) -> None:

@@ -102,7 +102,18 @@ class Task(Section):
             raise ValueError("two channels have the same name")
         for name in set(self.segments or ()) - set(self.labels):
             raise ValueError(f"segments names {name!r}, which is none of the labels")
+        self._require_ignored_alone()
         return self
+
+    def _require_ignored_alone(self) -> None:
+        """Raises ValueError where `ignore_value` means something else, too: it wins, and those voxels would vanish."""
+        named = {f"label {name}": values_of(wanted) for name, wanted in self.labels.items()}
+        for name, values in {**named, "background": self.background}.items():
+            if self.ignore_value in values:
+                raise ValueError(
+                    f"ignore_value = {self.ignore_value} is a value of {name}, too, whose voxels would be left out: "
+                    "give one of them another value"
+                )
 
     @property
     def n_classes(self) -> int:
@@ -146,6 +157,8 @@ class Task(Section):
         }
         meanings = [(v, name) for name, wanted in labels.items() for v in values_of(wanted)]
         meanings += [(v, "background") for v in own.background]
+        if self.ignore_value is not None:
+            meanings.append((self.ignore_value, "what ignore_value leaves out"))
         for value, name in meanings:
             if other := next((n for v, n in meanings if v == value and n != name), None):
                 raise ValueError(

@@ -13,10 +13,11 @@ class LocalRule:
     """Does nothing, as FedAvg needs. One object for one training; an algorithm overrides what it changes.
 
     `uploads` are the tensors that go with the update, `memory` those that stay at the site for its next round: both
-    by kind, and there after `end`.
+    by kind, and there after `end`. `is_sent` tells whether an update is made of the network, or it is the site's own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_sent: bool = True) -> None:
+        self.is_sent = is_sent
         self.uploads: Kinds = {}
         self.memory: Kinds = {}
         self.extra_passes = 0  # over the cases, besides [federation] local_epochs

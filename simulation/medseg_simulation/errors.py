@@ -52,6 +52,16 @@ class FaultySitesError(ConfigError):
         )
 
 
+class AttendanceError(ConfigError):
+    """[simulation.faults] keeps so many sites away that a round would fail."""
+
+    def __init__(self, kind: str, round_number: int, away: Sequence[str], fault: str, remedy: str) -> None:
+        super().__init__(
+            f'[simulation.faults] kind = "{kind}" keeps {", ".join(away)} out of round {round_number}: {fault}. '
+            f"{remedy}, or let fewer sites misbehave."
+        )
+
+
 class DownloadError(StorageError):
     """A public data set could not be fetched or unpacked."""
 

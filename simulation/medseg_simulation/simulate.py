@@ -25,6 +25,7 @@ from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.backend import RayCluster, prepare_environment
 from medseg_simulation.fold import WHOLE, Compute, FoldResult, FoldWatch, Part, run_fold, run_identifier
+from medseg_simulation.misbehaviour.attendance import check_attendance
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
 from medseg_simulation.virtual_sites import VirtualSites, open_sites
@@ -82,7 +83,7 @@ def simulate_part(experiment: Experiment, place: Place, watch: Watch, part: Part
     Raises what `simulate` does.
     """
     with (
-        _begun(experiment, place, watch) as (sites, own_data),
+        _begun(experiment, place, watch, part) as (sites, own_data),
         _computing(place, len(sites.cases), watch) as place,
     ):
         return [_fold(experiment, sites, place, fold, watch, own_data, part) for fold in _folds(experiment)]
@@ -90,7 +91,7 @@ def simulate_part(experiment: Experiment, place: Place, watch: Watch, part: Part
 
 @contextmanager
 def _begun(
-    experiment: Experiment, place: Place, watch: Watch
+    experiment: Experiment, place: Place, watch: Watch, part: Part = WHOLE
 ) -> Iterator[tuple[VirtualSites, OwnData | None]]:
     """The data of a run whose folder is this process's own while inside."""
     store = RunStore(place.out)
@@ -99,6 +100,8 @@ def _begun(
     with ThreadPoolExecutor(1) as pool:
         slow_imports = pool.submit(_import_slow_modules)
         sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
+        if "global" in part.models:
+            check_attendance(experiment, tuple(sites.cases))
         slow_imports.result()  # MONAI must not be imported from two threads at a time
     with sole_use(place.out):
         store.open(experiment, run=run_identifier(place.out, "global"), resume=place.resume)

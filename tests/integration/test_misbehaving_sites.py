@@ -10,9 +10,15 @@ import pytest
 import torch
 from builders import initial_weights, make_experiment, make_site_data, newest_sha256, newest_weights
 from pydantic import ValidationError
+from safetensors.numpy import load
 
 from medseg_core.config import Experiment
 from medseg_core.errors import DivergedError
+from medseg_core.federation.codec import encode_tensors
+from medseg_core.learning.local_rule import LocalRule
+from medseg_core.learning.local_training import RoundContext, train_locally
+from medseg_core.learning.networks import build_network
+from medseg_core.learning.weights import get_weights
 from medseg_core.seeding import derive_seed
 from medseg_server.rounds import Run, train
 from medseg_server.suspects import suspects
@@ -200,3 +206,56 @@ def test_baselines_behave(tmp_path: Path) -> None:
     assert ends[0]["pooled"] == ends[1]["pooled"]
     assert ends[0]["cases"] == ends[1]["cases"]
     assert ends[0]["local:north"] == ends[1]["local:north"]
+
+
+def own_of(folder: Path, kind: str, federation: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    """The model that the south has made its own in a run of one round, and its scores."""
+    experiment = make_experiment(
+        federation={"rounds": 1, "quorum": 3, **federation},
+        model={"normalisation": "batch"},
+        training={"momentum": 0.0},
+        simulation={"faults": {"kind": kind, "sites": ["south"], **settings}},
+    )
+    data = {site: make_site_data(site, train=2) for site in SITES}
+    watch = FoldWatch(on_round=lambda model, record: None, on_stage=lambda text: None)
+    result = run_fold(experiment, data, folder, compute=CPU, resume=False, watch=watch)
+    scored = [case for case in result.cases.get("personal", ()) if case.site == "south"]
+    return {"weights": result.personal["south"], "scores": scored}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [("ditto", "sign_flip"), ("ditto", "free_rider"), ("fedbn", "noise"), ("fedrep", "free_rider")],
+)
+def test_a_fault_of_the_update_leaves_what_is_the_sites_own_as_it_would_be(
+    tmp_path: Path, algorithm: str, kind: str
+) -> None:
+    honest = own_of(tmp_path / "honest", "drop_out", {"algorithm": algorithm}, probability=0.0)
+    faulty = own_of(tmp_path / "faulty", kind, {"algorithm": algorithm})
+    assert faulty["weights"] == honest["weights"]
+
+
+@pytest.mark.parametrize("federation", [{"algorithm": "ditto"}, {"fine_tuning": {"epochs": 1}}])
+def test_a_site_whose_update_is_nan_has_the_model_of_its_own_that_one_who_is_away_has(
+    tmp_path: Path, federation: dict[str, Any]
+) -> None:
+    away = own_of(tmp_path / "away", "drop_out", federation, probability=1.0)
+    assert own_of(tmp_path / "faulty", "nan", federation) == away
+    assert all(np.isfinite(tensor).all() for tensor in load(away["weights"]).values())
+    assert away["scores"]
+
+
+@pytest.mark.parametrize("kind", ["sign_flip", "scale", "noise", "free_rider"])
+def test_fine_tuning_at_a_misbehaving_site_is_honest(tmp_path: Path, kind: str) -> None:
+    site = federation(tmp_path, experiment_with(kind)).transport._answering["south"]  # type: ignore[attr-defined]
+    experiment = experiment_with(kind)
+    start = initial_weights(experiment)
+    ends = []
+    for learn in (site.learn, train_locally):
+        network = build_network(experiment.task, experiment.model, seed=0)
+        cases, context = make_site_data("south").train, RoundContext("south", 1)
+        report, _ = learn(
+            network, cases, experiment, context=context, start=start, rule=LocalRule(is_sent=False)
+        )
+        ends.append((report.n_cases, report.loss, encode_tensors(get_weights(network))))
+    assert ends[0] == ends[1]

@@ -58,6 +58,24 @@ def test_a_back_door_is_measured_in_folds_and_told_in_summary_and_report(simulat
     assert "teach the model a back door" in report
 
 
+def test_a_quorum_that_cannot_be_reached_is_refused_before_anything_is_kept(
+    monkeypatch, capsys, phantoms, tmp_path
+) -> None:
+    faults = '{ kind = "nan", sites = ["hospital-2"] }'
+    text = f"{TINY}[federation]\nrounds = 2\nquorum = 3\n[simulation]\nfaults = {faults}\n"
+    (tmp_path / "away.toml").write_text(text)
+    words = ["run", tmp_path / "away.toml", "--data", phantoms, "--out", tmp_path / "out"]
+
+    outcome = caller(monkeypatch, capsys)(*words, "--cache", tmp_path / "cache")
+
+    assert outcome.code == 1
+    told = " ".join(outcome.err.split())
+    assert "keeps hospital-2 out of round 1" in told
+    assert "Lower it to 2, or let fewer sites misbehave" in told
+    assert "resume" not in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_fltrust_run_weighs_sites_by_the_coordinators_own_cases(simulate, phantoms, tmp_path) -> None:
     write_phantoms(tmp_path / "own", PhantomSettings(sites=1, cases=2, spatial_dims=2, voxel_mm=4.0, seed=7))
     own = json.dumps(str(tmp_path / "own"))

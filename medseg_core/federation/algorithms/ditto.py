@@ -37,7 +37,7 @@ class HeldTo(Proximal):
 
     def __init__(self, weight: float, centre: Mapping[str, Array]) -> None:
         super().__init__(weight)
-        self._centre = centre
+        self._centre, self.is_sent = centre, False
 
     def begin(self, network: nn.Module) -> None:
         """Keep the centre on the network's device."""

@@ -26,6 +26,16 @@ class Misconduct:
         seed = derive_seed(self.seed, site=self.site, round_number=round_number, purpose="fault")
         return np.random.default_rng(seed)
 
+    def misses(self, round_number: int) -> bool:
+        """Whether the site does not contribute to a round: the same at each attempt."""
+        match self.faults.kind:
+            case "nan":
+                return True
+            case "drop_out" | "straggler":
+                return bool(self.rng(round_number).random() < self.faults.probability)
+            case _:
+                return False
+
     def progress(self, round_number: int) -> float:
         """0 in the first round of the run, 1 in the last."""
         return (round_number - 1) / (self.rounds - 1) if self.rounds > 1 else 1.0

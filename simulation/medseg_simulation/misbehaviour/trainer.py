@@ -9,8 +9,9 @@ from torch import nn
 from medseg_client.trainer import MAX_REQUEST_BYTES, Trained, Trainer
 from medseg_core.cohort.patches import steps_in_pass
 from medseg_core.cohort.preprocess import PreprocessedCase
-from medseg_core.config import Experiment
+from medseg_core.config import KEEP_TENSORS, Experiment
 from medseg_core.errors import DivergedError, WireError
+from medseg_core.federation.shared_tensors import shared_spec
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.wire.codes import RefusalCode
@@ -48,13 +49,9 @@ class MisbehavingTrainer(Trainer):
         absence = ABSENCES.get(self._misconduct.faults.kind)
         if absence is not None:
             request = Envelope.from_bytes(request_bytes, max_bytes=MAX_REQUEST_BYTES).header
-            if request.kind == "train" and self._misses(request.round):
+            if request.kind == "train" and self._misconduct.misses(request.round):
                 raise WireError(absence, f"{request.site} misses round {request.round}")
         return super().handle(request_bytes, is_over=is_over)
-
-    def _misses(self, round_number: int) -> bool:
-        """Whether the site is absent in a round: the same at each attempt."""
-        return bool(self._misconduct.rng(round_number).random() < self._misconduct.faults.probability)
 
     def _learn_otherwise(
         self,
@@ -66,17 +63,20 @@ class MisbehavingTrainer(Trainer):
         rule: LocalRule,
         **how: Any,
     ) -> Trained:
-        """As `train_locally`, with what this site does wrong.
+        """As `train_locally`, with what this site does wrong; a model of its own suffers from wrong data alone.
 
-        A free rider looks at one case, for a loss that it can tell, and says that it had looked at all of them.
+        A free rider looks at one case, for a loss that it can tell, and says that it had looked at all of them; where
+        tensors of the network are its own, it does train, and sends nothing of it.
         """
         faults, number, claimed = self._misconduct.faults, context.round_number, len(cases)
         if faults.kind == "drift":
             gamma = faults.gamma ** self._misconduct.progress(number)
             cases = [with_gamma(case, gamma) for case in cases]
+        if not rule.is_sent:
+            return train_locally(network, cases, experiment, context=context, rule=rule, **how)
         if (tamper := tamper_of(faults, self._misconduct.rng(number))) is not None:
-            rule = Tampering(rule, tamper)
-        if faults.kind == "free_rider":
+            rule = Tampering(rule, tamper, shared_spec(experiment, network).tensors)
+        if faults.kind == "free_rider" and experiment.federation.algorithm not in KEEP_TENSORS:
             cases = cases[:1]
         report, optimiser = train_locally(network, cases, experiment, context=context, rule=rule, **how)
         passes = experiment.federation.local_epochs + rule.extra_passes

@@ -1,6 +1,9 @@
-"""Faults of a site's update: the network is changed after it was trained, before anything is made of it."""
+"""Faults of a site's update: the network is changed after it was trained, before anything is made of it.
 
-from collections.abc import Callable, Mapping, Sequence
+Tensors that are the site's own, which no update holds, stay as they are.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from medseg_core.config import Faults
 from medseg_core.learning.local_rule import LocalRule
 
-Start = Mapping[str, Tensor]  # the global model: every tensor of the network's state by name
+Start = Mapping[str, Tensor]  # the global model: every tensor of the network's state that travels, by name
 Tamper = Callable[[nn.Module, Start], None]
 NOISE_OF_FREE_RIDERS = (
     1e-4  # standard deviation, by the root mean square of all weights: hides that nothing changed
@@ -19,18 +22,20 @@ NOISE_OF_FREE_RIDERS = (
 class Tampering(LocalRule):
     """The algorithm's own rule, which meets another network at the end than the one that was trained.
 
-    What the algorithm sends besides, or keeps, is made of the changed network, too.
+    What the algorithm sends besides, and keeps to go with it, is made of the changed network, too. `sent` names the
+    tensors that are changed: those of which an update is made.
     """
 
-    def __init__(self, inner: LocalRule, tamper: Tamper) -> None:
+    def __init__(self, inner: LocalRule, tamper: Tamper, sent: Collection[str]) -> None:
         super().__init__()
-        self._inner, self._tamper = inner, tamper
+        self._inner, self._tamper, self._sent = inner, tamper, sent
         self.extra_passes = inner.extra_passes
         self._start: Start = {}
 
     def begin(self, network: nn.Module) -> None:
         """Keep the global model."""
-        self._start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        state = network.state_dict()
+        self._start = {name: tensor.clone() for name, tensor in state.items() if name in self._sent}
         self._inner.begin(network)
 
     def begin_pass(self, number: int) -> None:
@@ -67,7 +72,7 @@ def tamper_of(faults: Faults, rng: np.random.Generator) -> Tamper | None:
         case "noise":
             return lambda network, start: add_noise(network, start, faults.noise_norms, rng)
         case "nan":
-            return lambda network, start: spoil(network)
+            return spoil
         case "free_rider":
             return lambda network, start: send_back(network, start, rng)
         case _:
@@ -76,22 +81,24 @@ def tamper_of(faults: Faults, rng: np.random.Generator) -> Tamper | None:
 
 def times(network: nn.Module, start: Start, factor: float) -> None:
     """The update of the parameters, times the factor."""
-    for name, parameter in network.named_parameters():
+    for name, parameter in _sent_of(network, start):
         parameter.copy_(start[name] + factor * (parameter - start[name]))
 
 
 def add_noise(network: nn.Module, start: Start, norms: float, rng: np.random.Generator) -> None:
     """Gaussian noise on the parameters whose L2 norm is that of the update, times `norms`."""
-    update = [parameter - start[name] for name, parameter in network.named_parameters()]
+    sent = list(_sent_of(network, start))
+    update = [parameter - start[name] for name, parameter in sent]
     noise = [_gaussian(tensor, rng) for tensor in update]
     factor = norms * _norm(update) / _norm(noise)
-    for parameter, own in zip(network.parameters(), noise, strict=True):
-        parameter.add_(factor * own)
+    for (_, parameter), added in zip(sent, noise, strict=True):
+        parameter.add_(factor * added)
 
 
-def spoil(network: nn.Module) -> None:
+def spoil(network: nn.Module, start: Start) -> None:
     """NaN in the first parameter."""
-    next(network.parameters()).fill_(float("nan"))
+    _, first = next(_sent_of(network, start))
+    first.fill_(float("nan"))
 
 
 def send_back(network: nn.Module, start: Start, rng: np.random.Generator) -> None:
@@ -99,12 +106,17 @@ def send_back(network: nn.Module, start: Start, rng: np.random.Generator) -> Non
 
     Source: Fraboni et al. 2021, section 2.2.
     """
-    network.load_state_dict(start)
-    parameters = list(network.parameters())
+    network.load_state_dict(start, strict=False)
+    parameters = [parameter for _, parameter in _sent_of(network, start)]
     n_numbers = sum(parameter.numel() for parameter in parameters)
     deviation = NOISE_OF_FREE_RIDERS * _norm(parameters) / n_numbers**0.5
     for parameter in parameters:
         parameter.add_(deviation * _gaussian(parameter, rng))
+
+
+def _sent_of(network: nn.Module, start: Start) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that travel, by name."""
+    return ((name, parameter) for name, parameter in network.named_parameters() if name in start)
 
 
 def _gaussian(like: Tensor, rng: np.random.Generator) -> Tensor:

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from cohort_files import make_case, make_label, make_task
+from pydantic import ValidationError
 
 from medseg_core.cohort.cache import prepare_readings
 from medseg_core.cohort.checks import check_cohort
@@ -13,6 +14,7 @@ from medseg_core.cohort.manifest import Cohort
 from medseg_core.cohort.reading import Reading
 from medseg_core.config import SiteLabels, Task
 from medseg_core.data_errors import UnknownLabelError
+from medseg_core.types import IGNORE
 
 TASK = make_task(labels={"tumour": (1, 4), "oedema": 2, "necrosis": 3})
 
@@ -81,6 +83,27 @@ def test_values_that_nothing_names_are_still_refused():
 def test_what_cannot_be_meant_is_a_sentence(own, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         at_site(**own)
+
+
+IGNORING = make_task(labels={"tumour": 1, "oedema": 2}, ignore_value=9)
+
+
+@pytest.mark.parametrize(
+    ("own", "name"), [({"labels": {"oedema": [3, 9]}}, "oedema"), ({"background": [9]}, "background")]
+)
+def test_a_site_cannot_mean_something_by_the_value_that_is_left_out(own, name):
+    with pytest.raises(ValueError, match=f"value 9 would be both {name} and what ignore_value leaves out"):
+        at_site(IGNORING, **own)
+    assert mapped(at_site(IGNORING, labels={"oedema": 3}), 3, 9) == [2, IGNORE]
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [({"labels": {"a": 1, "b": (2, 9)}}, "label b"), ({"labels": {"a": 1}, "background": [9]}, "background")],
+)
+def test_a_task_whose_label_or_background_would_be_left_out_is_refused(task, name):
+    with pytest.raises(ValidationError, match=f"ignore_value = 9 is a value of {name}, too.* another value"):
+        make_task(**task, ignore_value=9)
 
 
 def test_a_prepared_case_knows_what_its_site_does_not_annotate(tmp_path):

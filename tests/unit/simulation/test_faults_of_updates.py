@@ -33,7 +33,7 @@ class Noting(LocalRule):
 def after(kind: FaultKind, seed: int = 0, **settings: float) -> tuple[Line, Tampering]:
     tamper = tamper_of(Faults(kind=kind, **settings), np.random.default_rng(seed))
     assert tamper is not None
-    network, rule = Line(), Tampering(Noting(), tamper)
+    network, rule = Line(), Tampering(Noting(), tamper, ["w", "seen"])
     rule.begin(network)
     with torch.no_grad():
         network.w.copy_(torch.tensor(TRAINED))
@@ -45,7 +45,7 @@ def after(kind: FaultKind, seed: int = 0, **settings: float) -> tuple[Line, Tamp
 def test_the_algorithms_own_passes_go_on_under_a_fault() -> None:
     tamper = tamper_of(Faults(kind="sign_flip"), np.random.default_rng(0))
     assert tamper is not None
-    rule = Tampering(inner := HeadFirst("head", 2), tamper)
+    rule = Tampering(inner := HeadFirst("head", 2), tamper, [])
     assert rule.extra_passes == 2
     rule.begin_pass(2)
     network = nn.ModuleDict({"head": nn.Linear(1, 1), "body": nn.Linear(1, 1)})

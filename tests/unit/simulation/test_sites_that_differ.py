@@ -86,6 +86,18 @@ def test_an_experiment_whose_site_contradicts_the_task_is_refused() -> None:
         parse_experiment(document, source="x")
 
 
+def test_scoring_every_label_is_refused_where_a_site_gives_the_value_of_one_to_another() -> None:
+    site = {"hospital-1": {"labels": {"organ": 2}, "not_annotated": ["lesion"]}}
+    assert experiment_of(site=site).simulation.site
+    document = experiment_of(site=site).model_dump(mode="json", exclude_none=True)
+    document["simulation"]["score_all_labels"] = True
+    with pytest.raises(ExperimentFileError) as refused:
+        parse_experiment(document, source="x")
+    assert "[simulation.site.hospital-1] does not annotate" in str(refused.value)
+    assert "value 2 would be both organ and lesion" in str(refused.value)
+    assert "or leave score_all_labels out" in str(refused.value)
+
+
 def test_a_check_knows_the_values_of_each_site(phantoms: Path, tmp_path: Path) -> None:
     """The experiment calls the organ 5: only a site that says otherwise has sound files."""
     values = {"labels": {"organ": 1}}
