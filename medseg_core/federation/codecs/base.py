@@ -19,6 +19,8 @@ Numbers = npt.NDArray[np.float32]  # (n,)
 Entries = Mapping[str, npt.NDArray[Any]]
 
 BLOCK = 256  # numbers, at most: an index into one takes a byte
+LARGEST = np.finfo(np.float32).max
+_LARGEST_SCALE = np.nextafter(np.float32(LARGEST / 127), np.float32(0))  # 127 steps of it are finite
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class Codec(Protocol):
 
 def blocks_of(sizes: Sequence[int]) -> Blocks:
     """The blocks of tensors of so many numbers."""
-    lengths = [min(BLOCK, size - start) for size in sizes for start in range(0, size, BLOCK)]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return Blocks(ends - lengths, np.asarray(lengths, np.int64))
+    lengths = np.array(
+        [min(BLOCK, size - start) for size in sizes for start in range(0, size, BLOCK)], np.int64
+    )
+    return Blocks(np.cumsum(lengths) - lengths, lengths)
 
 
 def scales_of(numbers: Numbers, blocks: Blocks) -> npt.NDArray[np.float32]:
@@ -61,7 +64,7 @@ def scales_of(numbers: Numbers, blocks: Blocks) -> npt.NDArray[np.float32]:
     if not blocks.starts.size:
         return np.zeros(0, np.float32)
     largest = np.maximum.reduceat(np.abs(numbers), blocks.starts)
-    return np.asarray(largest / np.float32(127), np.float32)
+    return np.asarray(np.minimum(largest / np.float32(127), _LARGEST_SCALE), np.float32)
 
 
 def quantised(numbers: Numbers, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
