@@ -148,15 +148,24 @@ class EgressGuard:
         others: Mapping[str, Tensors] = MappingProxyType({}),
         declared: Sequence[str] = (DELTA,),
         codec: Codec | None = None,
+        late: Tensors = MappingProxyType({}),
+        agreed_norm: float | None = None,
     ) -> tuple[Envelope, Tensors]:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
         And what a codec with error feedback left over of the parameters: of what was to leave, the part that does not.
+        `late` is what it left over last time. Training that led no further than `agreed_norm`, the coordinator's bound,
+        arrives no longer than that, whatever a codec adds.
         `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
         `scalars` may hold scores, which rest on `scored_patients`.
         Raises UpdateError, PolicyError.
         """
-        norm = before = check_update(update, spec, max_norm=None)
+        norm = before = trained = check_update(update, spec, max_norm=None)
+        if late:
+            update = {
+                name: tensor + late[name] if name in late else tensor for name, tensor in update.items()
+            }
+            norm = before = check_update(update, spec, max_norm=None)
         for kind, tensors in others.items():
             check_update(tensors, spec_for(kind, spec), max_norm=None)
         if {DELTA, *others} != set(declared):
@@ -164,6 +173,8 @@ class EgressGuard:
         limit = self.policy.max_update_norm if self.policy else None
         if limit is not None and norm > limit:
             update = _scaled(update, limit / norm)
+        if agreed_norm is not None and trained <= agreed_norm:
+            limit = min(agreed_norm, limit or agreed_norm)
         coded, arriving, norm = _within(limit, update, spec, codec)
         self.require_allowed(question, n_patients)
         if scalars.keys() & {SCORE, GAIN}:
@@ -174,8 +185,8 @@ class EgressGuard:
             told = {name: figure for name, figure in told.items() if name in (SCORE, GAIN)}
         header = reply_to(question.header, counts=_declared_counts(question, counts), scalars=_defined(told))
         payload = encode_kinds({DELTA: coded, **others}, main=DELTA)
-        late = spec_for("left_over", spec).tensors if codec and codec.error_feedback else ()
-        left_over = {name: update[name] - arriving[name] for name in late}
+        fed_back = spec_for("left_over", spec).tensors if codec and codec.error_feedback else ()
+        left_over = {name: update[name] - arriving[name] for name in fed_back}
         return self._release(question, header, payload, norm, before), left_over
 
     def release_figures(
@@ -279,13 +290,14 @@ def _scaled(update: Tensors, factor: float) -> Tensors:
 def _within(
     limit: float | None, update: Tensors, spec: ModelSpec, codec: Codec | None
 ) -> tuple[Entries, Tensors, float]:
-    """The update as it is written and as it arrives, and its norm there: rounding can make it longer than the limit."""
+    """The update as it is written and as it arrives, and its norm there: a codec can make it longer than the limit."""
     coded, arriving = code(update, spec, codec)
-    norm = check_update(arriving, spec, max_norm=None)
+    norm, factor = check_update(arriving, spec, max_norm=None), 1.0
     for shorter in (1, 1 - 2**-8, 1 - 2**-4):  # bfloat16 rounds by 2^-9
         if limit is None or norm <= limit:
             break
-        coded, arriving = code(_scaled(update, shorter * limit / norm), spec, codec)
+        factor *= shorter * limit / norm
+        coded, arriving = code(_scaled(update, factor), spec, codec)
         norm = check_update(arriving, spec, max_norm=None)
     return coded, arriving, check_update(arriving, spec, max_norm=limit)
 

@@ -252,8 +252,6 @@ class Trainer:
         if not all(np.isfinite(tensor).all() for tensor in kept.get("personal", {}).values()):
             raise DivergedError(request.site, request.round)
         update = delta({name: trained[name] for name in spec.tensors}, received[MODEL])
-        for name, late in memory.get("left_over", {}).items():
-            update[name] += late
         try:
             envelope, left_over = self._guard.release_update(
                 question,
@@ -268,6 +266,8 @@ class Trainer:
                 others=rule.uploads,
                 declared=algorithm.uploads,
                 codec=codec,
+                late=memory.get("left_over", {}),
+                agreed_norm=experiment.federation.max_update_norm,
             )
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error

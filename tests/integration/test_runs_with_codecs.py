@@ -64,6 +64,18 @@ def bytes_up(run: Any) -> int:
     return sum(c["bytes_up"] for e in run.store.events("round_finished") for c in e["contributed"].values())
 
 
+@pytest.mark.parametrize("codec", ["ternary", "topk"])
+def test_updates_that_a_bound_lets_pass_without_a_codec_pass_with_one(tmp_path: Path, codec: str) -> None:
+    plain = run_in(tmp_path / "plain", experiment_of("fp32"))
+    train(plain)
+    norms = [
+        n["update_norm"] for e in plain.store.events("round_finished") for n in e["contributed"].values()
+    ]
+    bounded = run_in(tmp_path / "bounded", experiment_of(codec, max_update_norm=1.1 * max(norms)))
+    train(bounded)
+    assert [len(e["contributed"]) for e in bounded.store.events("round_finished")] == [len(SITES)] * 3
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_crash_after_any_round_changes_no_bit(tmp_path: Path, codec: str) -> None:
     experiment = experiment_of(codec)

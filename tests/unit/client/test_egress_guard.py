@@ -23,6 +23,7 @@ from medseg_core.federation.codec import decode_kinds, read_tensors
 from medseg_core.federation.codecs import Codec
 from medseg_core.federation.codecs.halves import BFloat16, Float16
 from medseg_core.federation.codecs.int8 import Int8
+from medseg_core.federation.codecs.ternary import Ternary
 from medseg_core.federation.codecs.topk import TopK
 from medseg_core.federation.update import DELTA, check_update, spec_of
 from medseg_core.files import sha256_of
@@ -34,6 +35,7 @@ SPEC = spec_of(WEIGHTS, frozenset(WEIGHTS))
 ONES = {name: np.ones_like(array) for name, array in WEIGHTS.items()}
 FIRST = next(iter(ONES))
 N = sum(array.size for array in ONES.values())
+CODECS = [Float16(), BFloat16(), Int8(), Ternary(), TopK(1.0)]
 
 
 def question(kind: str = "train", **fields: Any) -> Question:
@@ -45,13 +47,27 @@ def release(
     guard: EgressGuard,
     update: dict[str, np.ndarray] = ONES,
     n_patients: int = 9,
-    codec: Codec | None = None,
+    **more: Any,
 ) -> Envelope:
     counts, scalars = {"cases": 9, "steps": 5}, {"loss": 0.5, "training_s": 1.0, "waiting_s": 0.0}
     envelope, _ = guard.release_update(
-        question(), update, SPEC, counts=counts, scalars=scalars, n_patients=n_patients, codec=codec
+        question(), update, SPEC, counts=counts, scalars=scalars, n_patients=n_patients, **more
     )
     return envelope
+
+
+def noise(norm: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """An update of this length in a random direction."""
+    rng = np.random.default_rng(seed)
+    update = {name: rng.normal(size=tensor.shape).astype(np.float32) for name, tensor in ONES.items()}
+    long = np.float32(norm / check_update(update, SPEC, max_norm=None))
+    return {name: tensor * long for name, tensor in update.items()}
+
+
+def norm_arriving(sent: Envelope, codec: Codec | None) -> float:
+    """Length of the update in an envelope, as the coordinator has it."""
+    arrived = decode_kinds(sent.payload, {DELTA: SPEC}, main=DELTA, codec=codec)[DELTA]
+    return check_update(arrived, SPEC, max_norm=None)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +113,44 @@ def test_a_long_update_is_scaled_down_before_it_leaves(tmp_path: Path, limit: fl
     assert (entry.update_norm, entry.norm_before_clip) == (norm, pytest.approx(np.sqrt(N)))
 
 
-@pytest.mark.parametrize("codec", [Float16(), BFloat16(), Int8(), TopK(1.0)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("codec", CODECS, ids=lambda c: type(c).__name__)
 def test_what_arrives_of_a_coded_update_is_no_longer_than_allowed(tmp_path: Path, codec: Codec) -> None:
-    rng = np.random.default_rng(0)
-    update = {name: rng.normal(size=tensor.shape).astype(np.float32) for name, tensor in ONES.items()}
-    sent = release(make_guard(tmp_path, max_update_norm=1.0), update, codec=codec)
-    arrived = decode_kinds(sent.payload, {DELTA: SPEC}, main=DELTA, codec=codec)[DELTA]
-    norm = check_update(arrived, SPEC, max_norm=1.0)
+    sent = release(make_guard(tmp_path, max_update_norm=1.0), noise(80.0), codec=codec)
+    norm = norm_arriving(sent, codec)
+    assert norm <= 1.0
     assert norm == pytest.approx(1.0, rel=1e-3)
     assert sent.header.scalars["update_norm"] == norm
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("codec", CODECS, ids=lambda c: type(c).__name__)
+def test_what_a_codec_makes_longer_than_was_agreed_is_shortened_to_it(
+    tmp_path: Path, codec: Codec, seed: int
+) -> None:
+    sent = release(make_guard(tmp_path), noise(0.9999, seed), codec=codec, agreed_norm=1.0)
+    assert 0.99 < norm_arriving(sent, codec) <= 1.0
+
+
+def test_what_was_left_over_counts_as_what_the_codec_makes_longer(tmp_path: Path) -> None:
+    codec = TopK(0.1)
+    sent = release(make_guard(tmp_path), noise(0.9), codec=codec, agreed_norm=1.0, late=noise(30.0, seed=1))
+    assert 0.99 < norm_arriving(sent, codec) <= 1.0
+
+
+@pytest.mark.parametrize("codec", [None, *CODECS], ids=lambda c: type(c).__name__)
+def test_training_that_led_further_than_was_agreed_is_sent_as_it_is(
+    tmp_path: Path, codec: Codec | None
+) -> None:
+    sent = release(make_guard(tmp_path), noise(1.5), codec=codec, agreed_norm=1.0)
+    assert norm_arriving(sent, codec) > 1.4  # and refused there: the bound is the coordinator's
+
+
+def test_the_shorter_of_both_bounds_holds(tmp_path: Path) -> None:
+    sent = release(make_guard(tmp_path, max_update_norm=0.5), noise(0.9), codec=Ternary(), agreed_norm=1.0)
+    assert norm_arriving(sent, Ternary()) == pytest.approx(0.5, rel=1e-3)
+    (tmp_path / "other").mkdir()
+    guard = make_guard(tmp_path / "other", max_update_norm=2.0)
+    assert norm_arriving(release(guard, noise(0.9), codec=Ternary(), agreed_norm=1.0), Ternary()) <= 1.0
 
 
 def test_an_update_within_the_norm_leaves_bit_for_bit(tmp_path: Path) -> None:
