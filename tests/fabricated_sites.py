@@ -27,7 +27,7 @@ def experiment_of_size(parameters: float, **changes: Mapping[str, Any]) -> Exper
     """A 2D U-Net of five levels with about so many parameters: 3,270 for each square of its first level's channels."""
     first = round((parameters / 3270) ** 0.5)
     model = {"channels": [first * 2**level for level in range(5)], "residual_units": 1}
-    return make_experiment(model=model, **changes)
+    return make_experiment(**{"model": model, "training": {"patch_size": [32, 32]}, **changes})
 
 
 @dataclass

@@ -56,6 +56,7 @@ class Experiment(Section):
         dims = self.task.spatial_dims
         if len(self.training.patch_size) != dims:
             raise ValueError(f"[training] patch_size needs {dims} entries, as [task] spatial_dims says")
+        _check_patch_size(self.model, self.training)
         augmentation = self.training.augmentation or Augmentation()
         if augmentation.flip and len(augmentation.flip) != dims:
             raise ValueError(f"[training.augmentation] flip needs {dims} entries, or none")
@@ -105,6 +106,21 @@ class Experiment(Section):
         if self.model.name == "cnn3d" and dims != 3:
             raise ValueError('[model] name = "cnn3d" needs [task] spatial_dims = 3')
         return self
+
+
+def _check_patch_size(model: Model, training: Training) -> None:
+    """The patch survives the network's strides, with more than one voxel left. Raises ValueError."""
+    multiple, patch = model.patch_multiple, training.patch_size
+    if not any(length % multiple for length in patch) and max(patch) >= 2 * multiple:
+        return
+    nearest = [max(multiple, round(length / multiple) * multiple) for length in patch]
+    if max(nearest) < 2 * multiple:
+        nearest = [2 * multiple] * len(nearest)
+    raise ValueError(
+        f"[training] patch_size {list(patch)}: the network halves each axis until {multiple} voxels are one, so every "
+        f"entry must be a multiple of {multiple}, and the largest at least {2 * multiple}. Use {nearest}, or fewer "
+        "[model] channels"
+    )
 
 
 def _check_rule(federation: Federation, training: Training) -> None:

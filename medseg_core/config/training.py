@@ -25,6 +25,11 @@ class Model(Section):
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @property
+    def patch_multiple(self) -> int:
+        """Voxels that the network's strides make into one: every spatial size must be a multiple of it."""
+        return 1 if self.name == "cnn3d" else 2 ** (len(self.channels) - 1)
+
 
 class Augmentation(Section):
     """Probability of each transform for a patch; ranges are nnU-Net's (Isensee et al. 2021, supplement 2)."""

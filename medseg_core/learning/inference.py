@@ -13,7 +13,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from medseg_core.config import Experiment
-from medseg_core.learning.networks import patch_multiple
 
 Image = Float32[np.ndarray, "c *s"]
 Unlike = Float32[np.ndarray, "c ..."]  # one of several images of different sizes
@@ -32,7 +31,7 @@ class InferenceSettings:
     """How an image is cut into windows."""
 
     patch_size: tuple[int, ...]
-    multiple: int  # `patch_multiple` of the network
+    multiple: int  # `patch_multiple` of the model
     overlap: float = 0.5  # of neighbouring windows, a fraction of the patch
     mirror: bool = False  # average over all flips of the image
 
@@ -41,7 +40,7 @@ def inference_settings(experiment: Experiment) -> InferenceSettings:
     """The settings that an experiment's sections ask for."""
     return InferenceSettings(
         patch_size=experiment.training.patch_size,
-        multiple=patch_multiple(experiment.model),
+        multiple=experiment.model.patch_multiple,
         overlap=experiment.evaluation.overlap,
         mirror=experiment.evaluation.mirror,
     )

@@ -23,7 +23,7 @@ def build_network(task: Task, model: Model, *, seed: int) -> nn.Module:
     """A network on the CPU that maps images `(b, c, *s)` to logits `(b, task.n_classes, *s)`.
 
     Equal arguments give equal weights, whatever the state of the global generators, which stays as it was.
-    Spatial sizes must be multiples of `patch_multiple(model)`.
+    Spatial sizes must be multiples of `model.patch_multiple`.
 
     Raises:
         NormalisationError: the network has no such normalisation.
@@ -82,11 +82,6 @@ def monai_definition(task: Task, model: Model) -> tuple[str, dict[str, Any]]:
             return "SegResNet", arguments | _segresnet(model)
         case "cnn3d":
             raise AssertionError("cnn3d is not MONAI's")
-
-
-def patch_multiple(model: Model) -> int:
-    """Voxels that the network's strides make into one: every spatial size must be a multiple of it."""
-    return 1 if model.name == "cnn3d" else 2 ** (len(model.channels) - 1)
 
 
 def head_of(model: Model) -> str:

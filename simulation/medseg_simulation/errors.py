@@ -6,20 +6,6 @@ from pathlib import Path
 from medseg_core.errors import ConfigError, DataError, StorageError
 
 
-class PatchSizeError(ConfigError):
-    """The patch does not survive the network's strides."""
-
-    def __init__(self, patch_size: Sequence[int], multiple: int) -> None:
-        nearest = [max(multiple, round(n / multiple) * multiple) for n in patch_size]
-        if max(nearest) < 2 * multiple:
-            nearest = [2 * multiple] * len(nearest)
-        super().__init__(
-            f"[training] patch_size {list(patch_size)}: the network halves each axis until {multiple} voxels are one, "
-            f"so every entry must be a multiple of {multiple}, and the largest at least {2 * multiple}. "
-            f"Use {nearest}, or fewer [model] channels."
-        )
-
-
 class UnknownPresetError(ConfigError):
     """No preset has that name."""
 

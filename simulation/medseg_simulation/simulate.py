@@ -19,13 +19,11 @@ from medseg_core.config import Experiment
 from medseg_core.federation.checkpoint import load_checkpoint
 from medseg_core.files import sole_use, write_atomic
 from medseg_core.learning.model_package import write_model
-from medseg_core.learning.networks import patch_multiple
 from medseg_core.learning.scope import join
 from medseg_server.own_data import OwnData, open_own_data
 from medseg_server.run_store import RunStore
 from medseg_server.tensorboard import TensorBoard
 from medseg_simulation.backend import RayCluster, prepare_environment
-from medseg_simulation.errors import PatchSizeError
 from medseg_simulation.fold import WHOLE, Compute, FoldResult, FoldWatch, Part, run_fold, run_identifier
 from medseg_simulation.process import peak_rss_mb, process_started
 from medseg_simulation.summary import summarise_run
@@ -95,7 +93,6 @@ def _begun(
     experiment: Experiment, place: Place, watch: Watch
 ) -> Iterator[tuple[VirtualSites, OwnData | None]]:
     """The data of a run whose folder is this process's own while inside."""
-    check_patch_size(experiment)
     store = RunStore(place.out)
     store.is_begun(experiment, resume=place.resume)  # said before minutes of reading
     watch.on_stage("reading and checking cases")
@@ -133,13 +130,6 @@ def _import_slow_modules() -> None:
     """
     for module in ("torch._dynamo", "monai.networks.nets"):
         importlib.import_module(module)
-
-
-def check_patch_size(experiment: Experiment) -> None:
-    """The patch survives the network's strides, with more than one voxel left. Raises PatchSizeError."""
-    multiple, patch = patch_multiple(experiment.model), experiment.training.patch_size
-    if any(length % multiple for length in patch) or max(patch) < 2 * multiple:
-        raise PatchSizeError(patch, multiple)
 
 
 def _folds(experiment: Experiment) -> Sequence[Fold | None]:

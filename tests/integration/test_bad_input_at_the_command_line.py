@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_an_unknown_key_is_refused_with_the_near_miss(simulate, tmp_path):
 
 
 def test_an_impossible_patch_is_refused_with_a_possible_one(simulate, tmp_path):
-    text = experiment_toml(tiny(training={"patch_size": [17, 16]}))
+    text = re.sub(r"patch_size = \[[^]]*\]", "patch_size = [17, 16]", experiment_toml(tiny()))
     assert_refused(simulate(experiment=text), tmp_path, "multiple of 2", "Use [")
 
 

@@ -9,7 +9,7 @@ from medseg_core.config import Experiment
 from medseg_core.errors import OccupiedFolderError, TooFewPatientsError
 from medseg_core.files import sole_use, write_atomic
 from medseg_simulation.errors import DifferentSweepError, PartitionError
-from medseg_simulation.simulate import Place, Watch, check_patch_size
+from medseg_simulation.simulate import Place, Watch
 from medseg_simulation.sweep.duration import Forecast, measure_pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Cell, Outcomes
 from medseg_simulation.sweep.plan import BASELINES, Entry, Plan, Setting, sweep_toml
@@ -143,7 +143,6 @@ def _forecast(plan: Plan, place: Place, watch: SweepWatch, left: list[_Work]) ->
     fault: Exception | None = None
     for piece in left:
         experiment = piece.tries(plan)[0]
-        check_patch_size(experiment)
         try:
             sites = open_sites(place.data, experiment, cache=place.cache, on_case=watch.on_case)
             data = sites.split(experiment, None)

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from builders import make_experiment
 from torch import nn
 
-from medseg_core.config import Channel, Model, Task
-from medseg_core.errors import NetworkShapeError, NormalisationError
-from medseg_core.learning.networks import build_network, count_parameters, patch_multiple
+from medseg_core.config import Channel, Model, Task, parse_experiment
+from medseg_core.errors import ExperimentFileError, NetworkShapeError, NormalisationError
+from medseg_core.learning.networks import build_network, count_parameters
 
 NORM_LAYERS = {
     "instance": (nn.InstanceNorm2d, nn.InstanceNorm3d),
@@ -104,16 +105,29 @@ def test_building_leaves_the_global_generator_as_it_was() -> None:
 @pytest.mark.parametrize("name", ["unet", "dynunet", "segresnet", "cnn3d"])
 def test_any_multiple_of_the_patch_multiple_keeps_its_size(name: str) -> None:
     model = make_model(name)
-    n = patch_multiple(model)
+    n = model.patch_multiple
     size = (n, 2 * n, 3 * n)
     network = build_network(make_task(), model, seed=0)
     assert network(torch.zeros(1, 1, *size)).shape[2:] == size
 
 
 def test_patch_multiple_counts_the_halvings() -> None:
-    assert patch_multiple(make_model("unet", channels=(4, 8, 16, 32))) == 8
-    assert patch_multiple(make_model("segresnet", channels=(4, 8))) == 2
-    assert patch_multiple(make_model("cnn3d")) == 1
+    assert make_model("unet", channels=(4, 8, 16, 32)).patch_multiple == 8
+    assert make_model("segresnet", channels=(4, 8)).patch_multiple == 2
+    assert make_model("cnn3d").patch_multiple == 1
+
+
+@pytest.mark.parametrize(
+    ("patch", "nearest"), [((17, 16), "[16, 16]"), ((2, 2), "[4, 4]"), ((1, 8), "[2, 8]")]
+)
+def test_an_experiment_whose_patch_does_not_survive_the_strides_is_refused(
+    patch: tuple[int, int], nearest: str
+) -> None:
+    document = make_experiment().model_dump(mode="json", exclude_none=True)
+    document["training"]["patch_size"] = list(patch)
+    with pytest.raises(ExperimentFileError, match=r"every entry must be a multiple of 2.*at least 4") as told:
+        parse_experiment(document, source="x.toml")
+    assert f"Use {nearest}, or fewer [model] channels" in str(told.value)
 
 
 def test_parameters_of_a_plain_cnn_are_those_counted_by_hand() -> None:
