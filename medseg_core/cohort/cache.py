@@ -25,6 +25,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 import safetensors.torch
+from pydantic import TypeAdapter
 
 from medseg_core.cohort.digests import remembered_sha256
 from medseg_core.cohort.manifest import read_cohort
@@ -50,8 +51,21 @@ SETTINGS = {
     "allow_empty_label",  # a label that is refused now may have passed before
 }
 _WITH_HEADERS = (".mha", ".mhd", ".nhdr", ".nrrd")  # of text, which can name another file for the voxels
-UNREADABLE = (OSError, ValueError, KeyError, safetensors.SafetensorError)
+UNREADABLE = (OSError, ValueError, KeyError, safetensors.SafetensorError)  # pydantic's are ValueErrors
 _ABANDONED_S = 24 * 3600  # no case takes that long to write
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `case.json` holds."""
+
+    geometry: Geometry
+    original: Geometry
+    label_voxels: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+_RECORD = TypeAdapter(_Record)
 
 
 @dataclass(frozen=True)
@@ -195,18 +209,13 @@ def _settings_key(reading: Reading) -> str:
 
 def _store(prepared: PreprocessedCase, warnings: tuple[str, ...], folder: Path) -> None:
     """Write a case beside its place and rename it; it is on disk then."""
-    record = {
-        "geometry": asdict(prepared.geometry),
-        "original": asdict(prepared.original),
-        "label_voxels": prepared.label_voxels,
-        "warnings": warnings,
-    }
+    record = _Record(prepared.geometry, prepared.original, prepared.label_voxels, warnings)
     beside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         beside.mkdir(parents=True)
         arrays = {name: np.ascontiguousarray(getattr(prepared, name)) for name in ARRAYS}
         write_synced(beside / "arrays.safetensors", safetensors.numpy.save(arrays))
-        write_synced(beside / "case.json", json.dumps(record).encode())
+        write_synced(beside / "case.json", json.dumps(asdict(record)).encode())
         beside.rename(folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -225,17 +234,20 @@ def _load(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase,
 
 def _read(case: Case, reading: Reading, folder: Path) -> tuple[PreprocessedCase, tuple[str, ...]]:
     """A stored case and its warnings. Raises what is UNREADABLE."""
-    record = json.loads((folder / "case.json").read_bytes())
+    record = _RECORD.validate_json((folder / "case.json").read_bytes(), strict=True)
+    arrays = _map_arrays(folder / "arrays.safetensors")
+    if not arrays["image"].shape[1:] == arrays["label"].shape == record.geometry.shape:
+        raise ValueError(f"arrays of other shapes than {record.geometry.shape}")
     prepared = PreprocessedCase(
         case=case,
-        **_map_arrays(folder / "arrays.safetensors"),
-        geometry=_geometry(record["geometry"]),
-        original=_geometry(record["original"]),
-        label_voxels=tuple(record["label_voxels"]),
+        **arrays,
+        geometry=record.geometry,
+        original=record.original,
+        label_voxels=record.label_voxels,
         reading=reading,
         folder=folder,
     )
-    return prepared, tuple(record["warnings"])
+    return prepared, record.warnings
 
 
 def _map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -244,7 +256,8 @@ def _map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     Through torch, whose mapping holds no file descriptor: NumPy's holds one an array, and a system that grants a
     process 256 or 1024 would be out of them after a few hundred cases.
     """
-    arrays = {name: tensor.numpy() for name, tensor in safetensors.torch.load_file(path).items()}
+    tensors = safetensors.torch.load_file(path)
+    arrays = {name: tensors[name].numpy() for name in ARRAYS}
     for array in arrays.values():
         array.flags.writeable = False
     return arrays
@@ -256,8 +269,3 @@ def _sweep(folder: Path) -> None:
         for leftover in folder.glob("*.tmp"):
             if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _geometry(record: dict[str, list[Any] | None]) -> Geometry:
-    """A Geometry from its JSON form."""
-    return Geometry(**{name: None if v is None else tuple(v) for name, v in record.items()})  # type: ignore[arg-type]

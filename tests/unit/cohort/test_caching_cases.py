@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import safetensors.numpy
 from builders import make_experiment
 
 from medseg_core.cohort import cache, digests
@@ -188,6 +189,49 @@ def test_a_damaged_entry_is_built_again(cases: list[Case], tmp_path: Path, file:
     assert healed.n_read == 1
     assert {name: case.image.tobytes() for name, case in healed.cases.items()} == expected
     assert prepare(cases, tmp_path).n_read == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        (b"", b"[]"),
+        (b"", b"null"),
+        (b'"geometry": {', b'"geometry": "", "more": {'),
+        (b'"shape": [10, 8, 6]', b'"shape": "10x8x6"'),
+        (b'"shape": [10, 8, 6]', b'"shape": [10, 8, 7]'),
+        (b'"spacing_mm": [1.0, 1.0, 2.0]', b'"spacing_mm": 1'),
+        (b'"origin_mm"', b'"origin"'),
+        (b'"label_voxels": [27]', b'"label_voxels": null'),
+        (b'"label_voxels": [27]', b'"label_voxels": ["27"]'),
+        (b'"warnings": []', b'"warnings": [1]'),
+    ],
+)
+def test_an_entry_that_tells_other_things_is_built_again(
+    cases: list[Case], tmp_path: Path, part: bytes, other: bytes
+) -> None:
+    first = prepare(cases, tmp_path)
+    path = entries(tmp_path)[0] / "case.json"
+    content = path.read_bytes()
+    assert part in content
+    path.write_bytes(content.replace(part, other, 1) if part else other)
+    healed = prepare(cases, tmp_path)
+    assert healed.n_read == 1
+    assert [c.geometry for c in healed.cases.values()] == [c.geometry for c in first.cases.values()]
+
+
+@pytest.mark.parametrize(
+    "change", [{"label": None}, {"label": np.zeros((2, 2), np.uint8)}, {"image": np.zeros((1, 2, 2, 2))}]
+)
+def test_an_entry_with_other_arrays_is_built_again(
+    cases: list[Case], tmp_path: Path, change: dict[str, np.ndarray | None]
+) -> None:
+    prepare(cases, tmp_path)
+    path = entries(tmp_path)[0] / "arrays.safetensors"
+    arrays = safetensors.numpy.load(path.read_bytes()) | change
+    path.write_bytes(safetensors.numpy.save({name: a for name, a in arrays.items() if a is not None}))
+    healed = prepare(cases, tmp_path)
+    assert healed.n_read == 1
+    assert {c.label.shape for c in healed.cases.values()} == {GEOMETRY.shape}
 
 
 def test_faulty_cases_are_told_and_the_others_are_there(cases: list[Case], tmp_path: Path) -> None:
