@@ -317,7 +317,7 @@ class Trainer:
     ) -> Trained:
         """Train the network from `start`, by the experiment or another recipe for the same network.
 
-        Where the device cannot hold a batch, once more with batches in two parts, and so from then on.
+        Where the device cannot hold a batch, once more with batches in two parts, nearly the same; so from then on.
         """
         network, _ = self._network(experiment)
         train = partial(self.learn, network, cases, recipe or experiment, context=context, start=start)
@@ -329,7 +329,7 @@ class Trainer:
         except OutOfMemoryError as error:
             if experiment.training.batch_size == 1:
                 raise
-            log.warning("%s Trying again with every batch in two parts.", error)
+            log.warning("%s Trying again with every batch in two parts, each with a loss of its own.", error)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         trained = train(parts=2)

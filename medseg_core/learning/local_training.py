@@ -60,8 +60,8 @@ def train_locally(
 
     `rule` is what the algorithm does besides; what it gives is in it afterwards. `memory` is what an earlier round
     returned, or None for a fresh optimiser. On the CPU the result depends only on the arguments and the number of
-    threads. A batch goes through the network in `parts`, one after the other, whose gradients add up: less memory, the
-    same step but for rounding (and for the statistics of batch normalisation).
+    threads. A batch goes through the network in `parts`, one after the other, whose gradients add up: less memory, and
+    not quite the same step, see `_add_gradients`.
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
@@ -158,7 +158,12 @@ def _add_gradients(
     parts: int,
     in_bf16: bool,
 ) -> Tensor:
-    """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds."""
+    """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds.
+
+    The loss is the mean of those of the parts, by samples. That is the batch's where each part holds as much of each
+    class, in truth and as predicted; else not, for a loss counts overlaps, and annotated voxels, over all that it is
+    given at once. Batch normalisation, too, takes its statistics of each part alone.
+    """
     losses, images = [], batch.images  # (b, c, *s)
     in_parts = (each.chunk(parts) for each in (images, batch.labels, unknown))
     for image, label, hidden in zip(*in_parts, strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from builders import initial_weights, make_experiment, make_site_data
+from builders import initial_weights, make_case, make_experiment, make_site_data
 from torch import nn
 
 from medseg_core.cohort.preprocess import PreprocessedCase
@@ -271,10 +271,23 @@ def test_other_faults_of_torch_stay_what_they_are(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_a_batch_in_parts_makes_the_same_step_but_for_rounding(parts: int) -> None:
+def test_a_batch_in_parts_that_are_alike_makes_the_same_step_but_for_rounding(parts: int) -> None:
     experiment = make_experiment(training={"batch_size": 3, "optimiser": "sgd"})
     whole, _, report = run_round(experiment)
     in_parts, _, other = run_round(experiment, parts=parts)
     assert distance(whole, in_parts) < 1e-3 * distance(whole, initial_weights(experiment))
     assert other.loss == pytest.approx(report.loss, rel=1e-5)
     assert other.n_steps == report.n_steps
+
+
+def test_a_batch_in_parts_that_differ_has_the_mean_of_their_losses() -> None:
+    differing = (make_case("small", (16, 16)), make_case("large", (48, 48)))
+    slow = {"optimiser": "sgd", "learning_rate": 1e-12, "loss": "dice"}
+    whole, in_parts = (
+        run_round(make_experiment(training={**slow, "batch_size": 2}), cases=differing, parts=parts)[2].loss
+        for parts in (1, 2)
+    )
+    assert in_parts == pytest.approx(
+        run_round(make_experiment(training={**slow, "batch_size": 1}), cases=differing)[2].loss, rel=1e-3
+    )
+    assert abs(in_parts - whole) > 1e-3  # overlaps of both together are others than the mean of theirs
