@@ -1,6 +1,7 @@
 """Which device trains, chosen at run time."""
 
 import ctypes
+from typing import Any
 
 import torch
 
@@ -33,13 +34,22 @@ def keep_freed_memory() -> None:
     not glibc. Source: mallopt(3). See `return_freed_memory`.
     """
     mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # their numbers in malloc.h
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(mmap_threshold, 2**30)
+    mallopt = _of_c_library("mallopt")
+    # An older glibc grants no more than 32 MiB. Either alone would end that the library adapts both by itself.
+    if mallopt and (mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)):
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(arena_max, 1)
 
 
 def return_freed_memory() -> None:
     """Give back to the system what was kept, where nothing is to be done for a while."""
-    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    if malloc_trim := _of_c_library("malloc_trim"):
         malloc_trim(0)
+
+
+def _of_c_library(name: str) -> Any:
+    """A function of the C library that this process runs with; None where it has none, or cannot be asked."""
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except TypeError:  # Windows
+        return None

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from medseg_core.errors import DeviceError
-from medseg_core.learning.device import choose_device
+from medseg_core.learning import device
+from medseg_core.learning.device import choose_device, keep_freed_memory, return_freed_memory
 
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are():
@@ -44,3 +45,32 @@ def test_a_process_that_trains_on_a_cpu_keeps_the_memory_of_large_tensors_until_
     kept, kept_in_thread, returned = (int(n_faults) for n_faults in run.stdout.split())
     assert max(kept, kept_in_thread) < 100
     assert returned > 10_000
+
+
+def test_where_no_c_library_can_be_asked_nothing_is_done(monkeypatch: pytest.MonkeyPatch):
+    def windows(name: None):
+        raise TypeError("expected str, bytes or os.PathLike object, not NoneType")
+
+    monkeypatch.setattr(device.ctypes, "CDLL", windows)
+    keep_freed_memory()
+    return_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("largest", "taken"),
+    [(2**40, [2**30, 2**31 - 1, 1]), (2**25, [2**30, 2**25, 2**31 - 1, 1]), (0, [2**30, 2**25])],
+    ids=["glibc that grants it", "older glibc", "another library"],
+)
+def test_freed_memory_is_kept_as_far_as_the_c_library_grants(
+    monkeypatch: pytest.MonkeyPatch, largest: int, taken: list[int]
+):
+    asked: list[int] = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            asked.append(value)
+            return int(parameter != -3 or value <= largest)  # -3: the largest block that is kept
+
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: Library())
+    keep_freed_memory()
+    assert asked == taken
