@@ -4,6 +4,7 @@ By how much parameters move may be written by a codec instead (`codecs`): as arr
 of further kinds, stay float32.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -130,5 +131,6 @@ def _split(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The numbers of all parameters as tensors."""
     shapes = [spec.tensors[name].shape for name in names]
-    parts = np.split(numbers, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    return {name: part.reshape(shape) for name, shape, part in zip(names, shapes, parts, strict=True)}
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    places = zip(names, shapes, [0, *ends], ends, strict=False)  # one start more than there are tensors
+    return {name: numbers[start:end].reshape(shape) for name, shape, start, end in places}

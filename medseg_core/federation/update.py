@@ -104,13 +104,13 @@ def delta(local: Tensors, start: Tensors) -> dict[str, npt.NDArray[np.float32]]:
     """Local minus starting weights, float32, for the same names."""
     assert local.keys() == start.keys()
     with np.errstate(invalid="ignore", over="ignore"):  # a diverged network: check_update tells
-        return {name: local[name] - start[name] for name in local}
+        return {name: np.asarray(local[name] - start[name]) for name in local}  # without axes: a number else
 
 
 def moved(start: Tensors, step: Tensors) -> dict[str, npt.NDArray[np.float32]]:
     """Weights plus a step, float32: the same bits at a coordinator and at its sites."""
     with np.errstate(invalid="ignore", over="ignore"):  # a hostile step: the model's name tells
-        return {name: start[name] + step[name] for name in start}
+        return {name: np.asarray(start[name] + step[name]) for name in start}
 
 
 def check_names_and_shapes(tensors: Mapping[str, npt.NDArray[Any]], spec: ModelSpec) -> None:

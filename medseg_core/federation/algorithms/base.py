@@ -183,7 +183,9 @@ class Algorithm:
         mean = means[DELTA]
         updates = of_role(mean, accumulator.spec, "parameter")
         steps, memory = self.step(Means(updates, means, accumulator), state)
-        weights = {name: state.weights[name] + steps.get(name, mean[name]) for name in state.weights}
+        weights = {
+            name: np.asarray(weight + steps.get(name, mean[name])) for name, weight in state.weights.items()
+        }
         new_state = ServerState(
             weights=frozen(weights),
             memory={kind: frozen(tensors) for kind, tensors in memory.items()},
@@ -223,9 +225,12 @@ def zeros(spec: ModelSpec) -> dict[str, Array]:
 
 def frozen(tensors: Tensors) -> Tensors:
     """The same arrays, from now on read-only, in sorted order."""
-    for tensor in tensors.values():
-        tensor.flags.writeable = False
-    return dict(sorted(tensors.items()))
+    arrays = {
+        name: np.asarray(tensor) for name, tensor in sorted(tensors.items())
+    }  # without axes: a number else
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
 
 
 def norm_of(tensors: Tensors) -> float:

@@ -25,7 +25,9 @@ class FedAvg(Algorithm):
         """learning_rate * v; v is zero before the first round."""
         before, decay = state.memory.get("momentum", {}), np.float32(self.server_momentum)
         velocity = {
-            name: decay * before[name] + d if name in before else d for name, d in means.updates.items()
+            name: np.asarray(decay * before[name] + d) if name in before else d
+            for name, d in means.updates.items()
         }
-        steps = {name: np.float32(self.server_learning_rate) * v for name, v in velocity.items()}
+        rate = np.float32(self.server_learning_rate)
+        steps = {name: np.asarray(rate * v) for name, v in velocity.items()}
         return steps, {"momentum": velocity} if self.server_momentum else {}

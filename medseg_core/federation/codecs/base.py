@@ -51,9 +51,10 @@ class Codec(Protocol):
 
 def blocks_of(sizes: Sequence[int]) -> Blocks:
     """The blocks of tensors of so many numbers."""
-    lengths = [min(BLOCK, size - start) for size in sizes for start in range(0, size, BLOCK)]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return Blocks(ends - lengths, np.asarray(lengths, np.int64))
+    lengths = np.array(
+        [min(BLOCK, size - start) for size in sizes for start in range(0, size, BLOCK)], np.int64
+    )
+    return Blocks(np.cumsum(lengths) - lengths, lengths)
 
 
 def scales_of(numbers: Numbers, blocks: Blocks) -> npt.NDArray[np.float32]:
