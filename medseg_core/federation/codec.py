@@ -20,6 +20,10 @@ from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_sh
 from medseg_core.learning.weights import join_kinds
 
 CODED = "coded"  # before the names of a codec's arrays
+_HEADER_BYTES, _HEADER_BYTES_EACH = (
+    2**20,
+    2**10,
+)  # far more than names, shapes and places of a model's tensors take
 
 
 def encode_tensors(tensors: Entries) -> bytes:
@@ -33,7 +37,7 @@ def decode_tensors(data: bytes | memoryview, spec: ModelSpec) -> dict[str, npt.N
     Values are not looked at: that is `check_update`. Raises UpdateError (corrupt_payload, missing_tensor,
     extra_tensor, wrong_dtype, wrong_shape).
     """
-    tensors = read_tensors(data)
+    tensors = read_tensors(data, n_expected=len(spec.tensors))
     check_names_and_shapes(tensors, spec)
     return {name: tensors[name] for name in spec.tensors}
 
@@ -57,7 +61,8 @@ def decode_kinds(
     Those of `main` as `codec` wrote them. Whether or not there are tensors of the kinds `besides`, too.
     Raises UpdateError as `decode_tensors`.
     """
-    entries = read_tensors(data) if codec is None else _entries(data)
+    n_expected = sum(len(spec.tensors) for spec in specs.values())
+    entries = read_tensors(data, n_expected=n_expected) if codec is None else _entries(data, n_expected)
     entries = {name: array for name, array in entries.items() if name.partition("/")[0] not in besides}
     if codec is None:
         return _by_kind(entries, specs, main=main)
@@ -99,19 +104,25 @@ def code(update: Tensors, spec: ModelSpec, codec: Codec | None) -> tuple[Entries
     return {**buffers, **coded}, {name: arrived[name] for name in spec.tensors}
 
 
-def read_tensors(data: bytes | memoryview) -> dict[str, npt.NDArray[np.float32]]:
-    """All float32 tensors in safetensors bytes. Raises UpdateError (corrupt_payload, wrong_dtype)."""
-    entries = _entries(data)
+def read_tensors(
+    data: bytes | memoryview, *, n_expected: int | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """All float32 tensors in safetensors bytes; `n_expected` for bytes of somebody else, so that they cost no memory.
+
+    Raises UpdateError (corrupt_payload, wrong_dtype).
+    """
+    entries = _entries(data, n_expected)
     for name, entry in entries.items():
         if entry.dtype != np.float32:
             raise refused("wrong_dtype", f"tensor {name!r:.80} is {entry.dtype}, expected float32")
     return entries
 
 
-def _entries(data: bytes | memoryview) -> dict[str, npt.NDArray[Any]]:
+def _entries(data: bytes | memoryview, n_expected: int | None) -> dict[str, npt.NDArray[Any]]:
     """All arrays in safetensors bytes, views of them. Raises UpdateError (corrupt_payload, wrong_dtype)."""
+    longest = None if n_expected is None else _HEADER_BYTES + n_expected * _HEADER_BYTES_EACH
     try:
-        return safetensors_views(data)
+        return safetensors_views(data, header_bytes_max=longest)
     except UnknownTypeError as error:
         raise refused(
             "wrong_dtype", f"tensor {error.name!r:.80} is {error.dtype:.20}, expected F32"

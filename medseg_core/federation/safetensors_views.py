@@ -37,14 +37,19 @@ class _Place(BaseModel):
 _HEADER = TypeAdapter(dict[str, _Place])
 
 
-def safetensors_views(data: bytes | memoryview) -> dict[str, npt.NDArray[Any]]:
+def safetensors_views(
+    data: bytes | memoryview, *, header_bytes_max: int | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """The arrays by name, read-only and perhaps unaligned; each byte of the numbers belongs to one of them.
 
+    A header that is parsed takes many times its length: a longer one than `header_bytes_max` is not.
     Raises ValueError for other bytes, UnknownTypeError for numbers of another type.
     """
     start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     if not _LENGTH_BYTES <= start <= len(data):
         raise ValueError("the header ends behind the data")
+    if header_bytes_max is not None and start - _LENGTH_BYTES > header_bytes_max:
+        raise ValueError(f"a header of {start - _LENGTH_BYTES} bytes, at most {header_bytes_max} are parsed")
     try:
         places = _HEADER.validate_json(bytes(data[_LENGTH_BYTES:start]))
     except ValidationError:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 from typing import get_args
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from medseg_core.errors import UpdateError
-from medseg_core.federation.codec import decode_tensors, encode_tensors, read_tensors
-from medseg_core.federation.update import Reason, spec_of
+from medseg_core.federation.codec import decode_kinds, decode_tensors, encode_tensors, read_tensors
+from medseg_core.federation.codecs.int8 import Int8
+from medseg_core.federation.update import DELTA, Reason, spec_of
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(0.5, np.float32)}
 SPEC = spec_of(TENSORS, frozenset(TENSORS))
@@ -110,6 +112,30 @@ def test_tensors_of_another_model_are_refused(tensors: dict[str, np.ndarray], re
 def test_hostile_headers_are_refused_without_another_error(header: object) -> None:
     assert reason_of(raw(header, bytes(4))) == "corrupt_payload"
     assert reason_of(raw(header)) in ("corrupt_payload", "missing_tensor")
+
+
+def test_a_header_longer_than_any_of_this_model_is_refused_before_it_is_parsed() -> None:
+    """Parsed, it would take 28 times its size."""
+    header = {f"n{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(50_000)}
+    data = raw(header)
+    tracemalloc.start()
+    try:
+        for decode in (
+            lambda: decode_tensors(data, SPEC),
+            lambda: decode_kinds(data, {DELTA: SPEC}, main=DELTA),
+            lambda: decode_kinds(data, {DELTA: SPEC}, main=DELTA, codec=Int8()),
+        ):
+            with pytest.raises(UpdateError, match=r"header of [0-9]+ bytes") as caught:
+                decode()
+            assert caught.value.reason == "corrupt_payload"
+        assert tracemalloc.get_traced_memory()[1] < len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_model_of_many_tensors_with_long_names_is_read() -> None:
+    many = {f"{n:04d}{'x' * 800}": np.zeros(1, np.float32) for n in range(3000)}
+    assert len(decode_tensors(encode_tensors(many), spec_of(many, frozenset()))) == 3000
 
 
 def test_a_length_that_lies_is_refused() -> None:
