@@ -8,19 +8,23 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-FIRST, WARM_UP, STEPS = 1, 1, 3  # steps before; those that the profiler needs to settle; those in the trace
+FIRST, WARM_UP, STEPS = (
+    1,
+    1,
+    3,
+)  # before the first step; steps in which the profiler settles; those in the trace
 
 TRACE_FILE = "profile.json.gz"
 Learn = Callable[..., Any]
 NOT_TRAINED = "the run was finished, and nothing was trained. Choose another --out"
-TOO_SHORT = "no round was trained of three steps or more. Raise --local-epochs"
+TOO_SHORT = "no round was trained of four steps or more. Raise --local-epochs"
 
 
 class StepTrace:
     """Writes `path`, once: steps of whichever site of this process begins to train first.
 
     Chrome's format, which https://ui.perfetto.dev and chrome://tracing show; packed where it ends in .gz. Watching
-    changes no result. A round of fewer than three steps gives nothing.
+    changes no result. A round of fewer than four steps, of which the first is left out, gives nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,10 +52,12 @@ class StepTrace:
         self.has_watched = True
         kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         plan = schedule(wait=FIRST, warmup=WARM_UP, active=STEPS, repeat=1)
-        written = False
+        n_asked, written = 0, False
 
         def write(profiler: profile) -> None:
             nonlocal written
+            if n_asked < WARM_UP + STEPS:  # the round ended before
+                return
             profiler.export_chrome_trace(str(self.path))
             written = True
 
@@ -59,7 +65,9 @@ class StepTrace:
             with profile(activities=kinds, schedule=plan, on_trace_ready=write) as profiler:
 
                 def ask() -> bool:
+                    nonlocal n_asked
                     profiler.step()
+                    n_asked += 1
                     return is_over()
 
                 return learn(*args, is_over=ask, **how)

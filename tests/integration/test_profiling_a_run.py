@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import pytest
 import torch
 from builders import make_experiment, make_site_data, newest_sha256
 from command_line import caller
@@ -26,10 +27,11 @@ def trained(folder, *, cases, trace=None):
     return newest_sha256(RunStore(folder))
 
 
-def test_the_trace_has_three_steps_with_their_operators(tmp_path):
+@pytest.mark.parametrize("steps", [4, 5, 6])
+def test_the_trace_has_three_steps_with_their_operators(tmp_path, steps):
     path = tmp_path / "profile.json.gz"
 
-    trained(tmp_path / "run", cases=6, trace=StepTrace(path))
+    trained(tmp_path / "run", cases=steps, trace=StepTrace(path))
 
     names = [event.get("name", "") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
     assert {"ProfilerStep#2", "ProfilerStep#3", "ProfilerStep#4"} <= set(names)
@@ -43,10 +45,11 @@ def test_the_weights_are_the_same_bits_with_it(tmp_path):
     assert watched == trained(tmp_path / "plain", cases=6)
 
 
-def test_rounds_of_too_few_steps_leave_no_trace_and_train(tmp_path):
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_rounds_of_too_few_steps_leave_no_trace_and_train(tmp_path, steps):
     path = tmp_path / "profile.json.gz"
 
-    trained(tmp_path / "run", cases=1, trace=StepTrace(path))
+    trained(tmp_path / "run", cases=steps, trace=StepTrace(path))
 
     assert not path.exists()
 
@@ -69,7 +72,7 @@ def test_the_command_says_that_there_is_no_trace_and_why(tmp_path, monkeypatch, 
 
     assert outcome.code == 0, outcome.err
     assert (
-        "no profile.json.gz: no round was trained of three steps or more. Raise --local-epochs" in outcome.err
+        "no profile.json.gz: no round was trained of four steps or more. Raise --local-epochs" in outcome.err
     )
     assert not (tmp_path / "run" / "profile.json.gz").exists()
 
