@@ -19,6 +19,8 @@ Numbers = npt.NDArray[np.float32]  # (n,)
 Entries = Mapping[str, npt.NDArray[Any]]
 
 BLOCK = 256  # numbers, at most: an index into one takes a byte
+LARGEST = np.finfo(np.float32).max
+_LARGEST_SCALE = np.nextafter(np.float32(LARGEST / 127), np.float32(0))  # 127 steps of it are finite
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def scales_of(numbers: Numbers, blocks: Blocks) -> npt.NDArray[np.float32]:
     if not blocks.starts.size:
         return np.zeros(0, np.float32)
     largest = np.maximum.reduceat(np.abs(numbers), blocks.starts)
-    return np.asarray(largest / np.float32(127), np.float32)
+    return np.asarray(np.minimum(largest / np.float32(127), _LARGEST_SCALE), np.float32)
 
 
 def quantised(numbers: Numbers, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:

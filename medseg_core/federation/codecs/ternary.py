@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from medseg_core.federation.codecs.base import Blocks, Entries, Numbers, require_names, taken, taken_scales
+from medseg_core.federation.codecs.base import (
+    LARGEST,
+    Blocks,
+    Entries,
+    Numbers,
+    require_names,
+    taken,
+    taken_scales,
+)
 from medseg_core.federation.update import refused
 
 _IN_BYTE = 5  # digits to the base of 3: 243 of a byte's 256 values
@@ -36,7 +44,7 @@ class Ternary:
         np.divide(amounts, of_block, out=amounts, where=of_block > 0)  # in means: its square is near 1
         is_sent = amounts >= 1
         along = _sums(amounts * is_sent, blocks)
-        scales = means * _sums(amounts * amounts, blocks) / np.maximum(along, 1)
+        scales = np.minimum(means * _sums(amounts * amounts, blocks) / np.maximum(along, 1), LARGEST)
         digits = np.zeros(-(-numbers.size // _IN_BYTE) * _IN_BYTE, np.uint8)
         digits[: numbers.size] = 1 + np.where(is_sent, np.sign(numbers), 0).astype(np.int8)
         packed = (digits.reshape(-1, _IN_BYTE) @ _PLACES).astype(np.uint8)

@@ -139,6 +139,24 @@ def test_what_arrives_is_what_the_sender_believes(codec: Codec) -> None:
     np.testing.assert_array_equal(arrived["z"], update()["z"])  # a buffer
 
 
+@all_codecs()
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_numbers_at_the_end_of_the_range_arrive_finite_and_without_a_warning(
+    codec: Codec, share: float
+) -> None:
+    largest = np.float32(np.finfo(np.float32).max)
+    rng = np.random.default_rng(0)
+    for low in (-1.0, 0.0, 0.9 * share, share):  # as shares of the largest
+        sent = {
+            name: largest * rng.uniform(low, share, t.shape).astype(np.float32)
+            for name, t in SPEC.tensors.items()
+        }
+
+        _, arriving = code(sent, SPEC, codec)
+
+        assert all(np.isfinite(tensor).all() for tensor in arriving.values())
+
+
 @pytest.mark.parametrize(
     ("name", "largest"), [("fp16", 1e-3), ("bf16", 4e-3), ("int8", 2e-2), ("ternary", 0.55), ("topk", 0.9)]
 )
