@@ -4,16 +4,16 @@
 
 The second of two hospitals reaches the gateway through a proxy that delays, stalls, resets or goes away. Printed: how
 long each run took, and whether its weights are the simulation's, bit for bit; for a straggler, who was absent and why.
-Ends with status 1 if a run failed or ended otherwise than it should.
+Ends with status 1 if a run, or what was to disturb it, failed or ended otherwise than it should.
 """
 
 # ruff: noqa: T201
 import argparse
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,8 +47,8 @@ RUN_S = 1800.0
 class Scenario:
     """What happens to the second hospital while a run is under way."""
 
-    def __init__(self, federation: Loopback, network: FaultyNetwork) -> None:
-        self.federation, self.network = federation, network
+    def __init__(self, federation: Loopback, network: FaultyNetwork, run: subprocess.Popen[bytes]) -> None:
+        self.federation, self.network, self.run = federation, network, run
 
     def undisturbed(self) -> None:
         """Nothing."""
@@ -98,7 +98,10 @@ class Scenario:
         self.network.weather.clear()
 
     def _after_first_round(self) -> None:
+        has_ended = False
         while not any(e["event"] == "round_finished" for e in self.federation.events):
+            assert not has_ended, "the run ended before its first round did: see runs.log"
+            has_ended = self.run.poll() is not None  # its events are looked at once more
             time.sleep(0.1)
 
 
@@ -144,11 +147,16 @@ def _run(federation: Loopback, network: FaultyNetwork, name: str) -> bytes:
             [program("medseg-server"), *words], cwd=federation.root, stdout=log, stderr=log
         )
         while len(federation.runs) == before:
+            assert run.poll() is None, "the run did not begin: see runs.log"
             time.sleep(0.1)
-        disturbing = threading.Thread(target=scenario, args=(Scenario(federation, network),))
-        disturbing.start()
-        assert run.wait(RUN_S) == 0, "the run failed: see runs.log"
-        disturbing.join()
+        with ThreadPoolExecutor(1) as thread:
+            disturbing = thread.submit(scenario, Scenario(federation, network, run))
+            try:
+                status = run.wait(RUN_S)
+            finally:
+                run.kill()  # one that took too long: the thread would wait for it
+        disturbing.result()  # raises what failed in there
+        assert status == 0, "the run failed: see runs.log"
     network.weather.clear()
     return federation.weights(federation.run)
 

@@ -4,14 +4,16 @@
 
 Each run is a process, as a researcher starts it; one a seed is without a codec, to compare with. Bytes are those of
 the whole run, both ways, evaluations and test included. The difference in Dice is paired by case; its interval is a
-bootstrap over the patients of all seeds. A run that is there already is not repeated. Prints a Markdown table and, as
-its last line, the rows for `make benchmark`.
+bootstrap over the patients of all seeds. A run of the same experiment, data and commit that is there already is not
+repeated, or goes on; any other is made anew, as where files differ from the commit. Prints a Markdown table and, as its
+last line, the rows for `make benchmark`.
 """
 
 # ruff: noqa: T201
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,10 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from medseg_core.assessment.scores import CaseScores, paired_difference, read_cases
-from medseg_core.config import Experiment
+from medseg_core.config import Experiment, experiment_sha256, experiment_toml
+from medseg_core.version import commit
 from medseg_simulation.preset_files import read_preset
 
 AIMS = {
@@ -34,22 +35,37 @@ AIMS = {
 
 def run(preset: str, data: Path, codec: str, seed: int, out: Path) -> dict[str, Any]:
     """One run's summary and test cases."""
-    folder = out / f"{preset}-{codec}-{seed}"
+    folder, experiment = out / f"{preset}-{codec}-{seed}", experiment_of(preset, codec, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    keep_if_made_by(folder, experiment, data)
     if not (folder / "summary.json").exists():
-        document = read_preset(preset).model_dump(mode="json", exclude_none=True)
-        document["federation"]["seed"] = seed
-        document["codec"]["name"] = codec
-        if preset in ("retina", "sarcoma"):
-            document["simulation"]["folds"] = 5
-        out.mkdir(parents=True, exist_ok=True)
-        file = out / f"{preset}-{codec}-{seed}.toml"
-        resolved = Experiment.model_validate(document).model_dump(mode="json", exclude_none=True)
-        file.write_text(tomli_w.dumps(resolved))
+        file = out / f"{folder.name}.toml"
+        file.write_text(experiment_toml(experiment))
         command = [sys.executable, "-m", "medseg_simulation", "run", str(file), "--data", str(data)]
         command += ["--out", str(folder), "--cache", str(out / "cache")]
         subprocess.run([*command, *(["--resume"] if folder.exists() else [])], check=True, stdout=sys.stderr)
     summary = json.loads((folder / "summary.json").read_text())
     return {"summary": summary, "cases": read_cases(folder / "cases.json")["global"]}
+
+
+def experiment_of(preset: str, codec: str, seed: int) -> Experiment:
+    """The preset with a codec and a seed."""
+    document = read_preset(preset).model_dump(mode="json", exclude_none=True)
+    document["federation"]["seed"] = seed
+    document["codec"]["name"] = codec
+    if preset in ("retina", "sarcoma"):
+        document["simulation"]["folds"] = 5
+    return Experiment.model_validate(document)
+
+
+def keep_if_made_by(folder: Path, experiment: Experiment, data: Path) -> None:
+    """Removes a run that this experiment, data and commit did not make, and notes beside it what makes it now."""
+    note, now = folder.with_name(f"{folder.name}.made_by.json"), commit()
+    made_by = {"experiment": experiment_sha256(experiment), "data": str(data.resolve()), "commit": now}
+    is_told = now != "unknown" and not now.endswith("-dirty")
+    if not (is_told and note.exists() and json.loads(note.read_text()) == made_by) and folder.exists():
+        shutil.rmtree(folder)
+    note.write_text(json.dumps(made_by))
 
 
 def compared(coded: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> tuple[float, Any]:

@@ -1,4 +1,4 @@
-"""All benchmarks that have an aim, one after the other, as one table: `make benchmark [DATA=FOLDER]`.
+"""Benchmarks that have an aim, one after the other, as one table: `make benchmark [DATA=FOLDER]`.
 
     python tests/benchmarks/compare.py --out FOLDER [--data FOLDER] [--only SCRIPT ..]
 
@@ -6,7 +6,8 @@ Writes `benchmark.md` and `benchmark.json` into FOLDER, and `SCRIPT.log` with wh
 the summary. A script is run as anyone runs it alone; the last line of its output is a JSON document
 `{"rows": [{"what": str, "value": number, "unit": str, "aim": str, "reached": bool}]}`, with other keys as it likes. One
 that fails gives a row that does not reach its aim. `--data` is a folder that holds the data set `hippocampus`; what
-needs it is skipped without it, in a row that says so.
+needs it is skipped without it, in a row that says so. Two more have an aim and are run alone: `growth.py`, which wants
+a new folder and memory for models of 100 M parameters, and `partial_labels.py`, whose nine runs take hours.
 """
 
 # ruff: noqa: T201

@@ -5,7 +5,8 @@
 Against sites (of 1 M parameters) and parameters (4 sites): one round of the server, as `server_memory.py` has it, less
 the sites' own time. Against cases: a whole simulation of 2D phantoms, two sites and two rounds, each case seen once a
 round; its memory is the largest resident of the process. A row says how cost grows between the two largest sizes: the
-exponent p of cost ~ size^p, above what a run of the smallest size takes; 1 is linear. FOLDER/growth.svg is the picture.
+exponent p of cost ~ size^p, above what a run of the smallest size takes; 1 is linear. Without an exponent it does not
+reach its aim: the cost was no larger than the smallest size's, and then was. FOLDER/growth.svg is the picture.
 """
 
 # ruff: noqa: T201
@@ -98,12 +99,17 @@ def of_simulation(n_cases: int, out: Path) -> tuple[float, float]:
     return time.perf_counter() - began, used.ru_maxrss / 1024
 
 
-def exponent(points: Sequence[Point], costs: Sequence[float]) -> float:
-    """p of cost ~ size^p between the two largest sizes, of the cost above that of the smallest."""
+def exponent(points: Sequence[Point], costs: Sequence[float]) -> float | None:
+    """p of cost ~ size^p between the two largest sizes, of the cost above that of the smallest.
+
+    0 where the largest costs no more than the smallest; None where the one before it does not, so that nothing tells.
+    """
     (one, other), (of_one, of_other) = points[-2:], costs[-2:]
     first = points[0]
-    if of_one <= costs[0] or of_other <= costs[0]:
+    if of_other <= costs[0]:
         return 0.0
+    if of_one <= costs[0]:
+        return None
     grown = math.log((of_other - costs[0]) / (of_one - costs[0]))
     return grown / math.log((other.size - first.size) / (one.size - first.size))
 
@@ -122,10 +128,10 @@ def rows(what: str, points: Sequence[Point]) -> list[dict[str, object]]:
         found.append(
             {
                 "what": f"{cost} against {what} ({listed})",
-                "value": round(grows, 2),
+                "value": None if grows is None else round(grows, 2),
                 "unit": "exponent",
                 "aim": f"at most {LINEAR}",
-                "reached": grows <= LINEAR,
+                "reached": grows is not None and grows <= LINEAR,
             }
         )
     return found

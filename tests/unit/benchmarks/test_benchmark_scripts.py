@@ -1,9 +1,11 @@
-"""The scripts of the benchmarks, which run for minutes to hours and by hand: that they start at all."""
+"""The scripts of the benchmarks, which run for minutes to hours and by hand: they start, and what fails shows."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -27,3 +29,99 @@ def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_benchmark_imports_what_is_there(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(script, monkeypatch).__doc__
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        ([10, 20, 30], 1.0),
+        ([10, 20, 50], 2.0),
+        ([10, 9, 10], 0.0),  # no growth at all
+        ([10, 9, 100], None),  # whatever it is, the first two do not tell
+    ],
+)
+def test_growth_that_cannot_be_told_reaches_no_aim(
+    costs: list[float], expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growth = load("growth.py", monkeypatch)
+    points = [growth.Point(size, cost, cost) for size, cost in zip((1, 2, 3), costs, strict=True)]
+    assert growth.exponent(points, costs) == (expected if expected is None else pytest.approx(expected))
+    found = growth.rows("sites", points)
+    assert [row["reached"] for row in found] == [expected is not None and expected <= growth.LINEAR] * 2
+
+
+class EndingRun:
+    """A run that ends well at once, whatever happens meanwhile."""
+
+    def wait(self, timeout: float) -> int:
+        return 0
+
+    def poll(self) -> int:
+        return 0
+
+    def kill(self) -> None:
+        pass
+
+
+class Federation:
+    """One whose runs have no round."""
+
+    events: ClassVar[list[object]] = []
+    run = Path()
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.asked = root, 0
+
+    @property
+    def runs(self) -> list[int]:
+        self.asked += 1
+        return list(range(self.asked))
+
+    def weights(self, run: Path) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("name", ["stalled", "straggler", "restarted"])
+def test_a_disturbance_that_failed_fails_its_scenario(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad_network = load("bad_network.py", monkeypatch)
+    monkeypatch.setattr(bad_network.subprocess, "Popen", lambda *words, **how: EndingRun())
+    monkeypatch.setattr(bad_network, "program", lambda name: name)
+    monkeypatch.setattr(bad_network, "call", lambda *words: None)
+    with pytest.raises(AssertionError, match=r"before its first round did: see runs\.log"):
+        bad_network._run(Federation(tmp_path), SimpleNamespace(weather=SimpleNamespace()), name)
+
+
+def test_a_benchmark_of_codecs_uses_no_run_of_another_commit_experiment_or_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = load("codecs.py", monkeypatch)
+    begun: list[bool] = []
+
+    def simulate(command: list[str], **how: object) -> None:
+        folder = Path(command[command.index("--out") + 1])
+        begun.append("--resume" in command)
+        folder.mkdir(exist_ok=True)
+        (folder / "summary.json").write_text(json.dumps({"run": len(begun)}))
+
+    monkeypatch.setattr(codecs.subprocess, "run", simulate)
+    monkeypatch.setattr(codecs, "read_cases", lambda path: {"global": []})
+    monkeypatch.setattr(codecs, "commit", lambda: state["commit"])
+    state = {"commit": "5d1f0df9a3c4"}
+
+    def run(preset: str = "hippocampus", data: str = "data") -> int:
+        return int(codecs.run(preset, tmp_path / data, "int8", 0, tmp_path / "out")["summary"]["run"])
+
+    assert (run(), run()) == (1, 1)
+    (tmp_path / "out" / "hippocampus-int8-0" / "summary.json").unlink()
+    assert run() == 2
+    assert begun == [False, True]  # the same goes on
+    state["commit"] = "000000000000"
+    assert (run(), run(), run(data="other")) == (3, 3, 4)
+    real = codecs.experiment_of
+    monkeypatch.setattr(codecs, "experiment_of", lambda preset, codec, seed: real(preset, codec, seed + 1))
+    assert (run(data="other"), run(data="other")) == (5, 5)
+    state["commit"] += "-dirty"
+    assert (run(data="other"), run(data="other")) == (6, 7)  # nobody knows what was changed since
+    assert begun[2:] == [False] * 5
