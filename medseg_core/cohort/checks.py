@@ -81,17 +81,17 @@ def check_cohort(
     cohort: Cohort,
     task: Task | None,
     *,
-    at_site: Mapping[str, Task] = MappingProxyType({}),
+    at_case: Mapping[str, Task] = MappingProxyType({}),
     on_case: Callable[[], None] = lambda: None,
 ) -> CheckReport:
     """Every case opened and checked, a few at a time; never raises for a bad case.
 
-    Without a task: facts as found. `at_site` has the task of sites whose label files hold other values. `on_case` is
-    called after each, from another thread.
+    Without a task: facts as found. `at_case` has, by name, the task of cases whose label files hold other values.
+    `on_case` is called after each, from another thread.
     """
 
     def check(case: Case) -> _Findings:
-        findings = _check_case(case, at_site.get(case.site, task))
+        findings = _check_case(case, at_case.get(case.case_id, task))
         on_case()
         return findings
 

@@ -52,6 +52,12 @@ class Compute:
     pool: Pool | None = None  # of Ray actors; None: this process trains
     trace: StepTrace | None = None  # of a few steps, where this process trains
 
+    @property
+    def device_here(self) -> torch.device:
+        """For what this process does itself: the actors may have a GPU where it has none."""
+        has_it = self.device.type != "cuda" or torch.cuda.is_available()
+        return self.device if has_it else torch.device("cpu")
+
     def answer_for(self, site: VirtualSite, faults: list[Exception]) -> Answering:
         """Who answers for a virtual site; what goes wrong there is added to `faults`."""
         if self.pool is not None:
@@ -158,7 +164,7 @@ def run_fold(
             overlays |= pictures if plan.name == "global" else {}
     attack, personal, scope = None, dict[str, bytes](), dict[str, Mapping[str, Moments]]()
     if (shared := trained.get("global")) is not None:
-        attack = _attack(experiment, data, folder, shared.best_round, compute.device)
+        attack = _attack(experiment, data, folder, shared.best_round, compute.device_here)
         if experiment.federation.has_personal_models:
             cases["personal"] = _cases_in(folder, shared.run, tuple(data), PERSONAL_CASES)
         kept = {site: _tested(folder, shared.run, site)[-1] / PERSONAL_WEIGHTS for site in data}

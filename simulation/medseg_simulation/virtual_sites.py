@@ -91,6 +91,15 @@ def task_of(experiment: Experiment, case: Case) -> Task:
     return reading_at(site, experiment, all_labels=settings.score_all_labels).task
 
 
+def tasks_of_cases(cases: Sequence[Case], experiment: Experiment) -> dict[str, Task]:
+    """By name, the task by which a run reads each case; not for dirichlet, which goes by what is read.
+
+    Raises PartitionError.
+    """
+    sites = _share_out(cases, experiment, dict.fromkeys((case.case_id for case in cases), 0.0))
+    return {case.case_id: reading_at(site, experiment).task for site, own in sites.items() for case in own}
+
+
 def pooled(data: Mapping[str, SiteData]) -> SiteData:
     """All sites' cases together, each in the part that its site put it in."""
     parts = ("train", "validation", "test")

@@ -9,6 +9,7 @@ import pytest
 from command_line import caller
 from experiments import TINY
 
+from medseg_core.assessment.scores import read_cases
 from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
 SWEEP = """
@@ -114,3 +115,22 @@ def test_candidates_and_baselines_of_an_experiment_that_has_changed_are_refused_
     outcome, _ = sweep(text, "--resume")
 
     assert "hospitals, seed 0, baselines was run with another experiment" in " ".join(outcome.err.split())
+
+
+def test_an_algorithm_whose_sites_have_models_of_their_own_is_scored_by_those(sweep, tmp_path) -> None:
+    ditto = '[[algorithm]]\nname = "ditto"\n'
+    tuned = '[[algorithm]]\nname = "fedavg"\nlabel = "tuned"\nchanges.federation.fine_tuning.epochs = 1\n'
+
+    outcome, figures = sweep(SWEEP + FEDAVG + ditto + tuned)
+
+    assert outcome.code == 0, outcome.err
+    rows = figures["settings"]["hospitals"]["algorithms"]
+    for label in ("ditto", "tuned"):
+        cases = read_cases(tmp_path / f"out/hospitals/seed-0/{label}/cases.json")["personal"]
+        assert rows[label]["dice"]["mean"] == pytest.approx(sum(case.dice for case in cases) / len(cases))
+        assert rows[label]["is_personal"]
+        assert rows[label]["over_reference"]["dice"] != 0
+    assert not rows["fedavg"]["is_personal"]
+    assert rows["ditto"]["validation_dice"] == rows["fedavg"]["validation_dice"]  # of the shared model
+    told = " ".join(outcome.out.split())
+    assert "Test scores of ditto and tuned are those of the sites' own models" in told

@@ -190,6 +190,12 @@ def test_a_target_that_is_no_label_is_refused_with_the_labels() -> None:
         experiment_with("backdoor", target_label="circle")
 
 
+def test_where_a_back_door_is_only_measured_nobody_misbehaves() -> None:
+    assert misconduct_of(experiment_with("backdoor", poisoned=0.0), SITES) == {}
+    with pytest.raises(FaultySitesError):
+        misconduct_of(experiment_with("backdoor", poisoned=0.0, sites=["elsewhere"]), SITES)
+
+
 def test_baselines_behave(tmp_path: Path) -> None:
     faults = {"kind": "scale", "sites": 1}
     baselines = {"partition": "natural", "baselines": ["pooled", "local"]}

@@ -1,5 +1,6 @@
 """`medseg-simulate check`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.progress import Progress
 
 from medseg_core.config import Experiment, Task, read_experiment
 from medseg_core.errors import ExperimentFileError
+from medseg_core.types import Case
 from medseg_simulation.commands.options import takes
 from medseg_simulation.preset_files import read_preset
 
@@ -37,10 +39,10 @@ def check(options: CheckOptions) -> None:
     experiment = _experiment_of(options)
     task = experiment.task if experiment else None
     cohort = read_cohort(options.data, task)
+    at_case = _tasks_of_cases(cohort.cases, experiment) if experiment else {}
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("cases", total=len(cohort.cases))
-        at_site = _tasks_at_sites(experiment) if experiment else {}
-        report = check_cohort(cohort, task, at_site=at_site, on_case=lambda: progress.advance(bar))
+        report = check_cohort(cohort, task, at_case=at_case, on_case=lambda: progress.advance(bar))
     Console().print(render_check(report))
     if not report.is_sound:
         raise typer.Exit(1)
@@ -55,8 +57,20 @@ def _experiment_of(options: CheckOptions) -> Experiment | None:
     return None if options.preset is None else read_preset(options.preset)
 
 
-def _tasks_at_sites(experiment: Experiment) -> dict[str, Task]:
-    """The task in the values of each site that the data name and the experiment says something of."""
-    if experiment.simulation.partition != "natural":
+def _tasks_of_cases(cases: Sequence[Case], experiment: Experiment) -> dict[str, Task]:
+    """By case, the task in the values of its site; none where the experiment says nothing of sites.
+
+    Raises PartitionError.
+    """
+    from medseg_simulation.virtual_sites import tasks_of_cases  # SimpleITK: only when needed
+
+    if not experiment.simulation.site:
         return {}
-    return {site: experiment.task.at_site(own) for site, own in experiment.simulation.site.items()}
+    if experiment.simulation.partition == "dirichlet":
+        typer.echo(
+            "warning: partition dirichlet: every case is held to [task] alone, since which site it belongs to is found "
+            "out by reading it so",
+            err=True,
+        )
+        return {}
+    return tasks_of_cases(cases, experiment)

@@ -120,7 +120,8 @@ def setting_table(name: str, setting: SettingResult, reference: str | None) -> T
     for heading in (*headings, *attack, "sent,\nreceived", "training"):
         table.add_column(heading, no_wrap=True)
     for label, row in setting.algorithms.items():
-        table.add_row(label, *_cells(row, has_attack=setting.has_attack))
+        named = f"{label}\n(own models)" if row.is_personal else label
+        table.add_row(named, *_cells(row, has_attack=setting.has_attack))
     for label in setting.failures:
         table.add_row(label, "failed", *"-" * (len(table.columns) - 2))
     table.add_section()

@@ -42,7 +42,10 @@ class Misconduct:
 
 
 def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, Misconduct]:
-    """The sites that misbehave: those named, or as many as asked for, drawn by seed. Raises FaultySitesError."""
+    """The sites that misbehave: those named, or as many as asked for, drawn by seed. Raises FaultySitesError.
+
+    None where a back door is only measured.
+    """
     faults, federation = experiment.simulation.faults, experiment.federation
     if faults is None:
         return {}
@@ -55,6 +58,8 @@ def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, M
         chosen = list(faults.sites)
         if unknown := [site for site in chosen if site not in sites]:
             raise FaultySitesError(", ".join(unknown), sites)
+    if faults.kind == "backdoor" and faults.poisoned == 0:
+        return {}
     return {
         site: Misconduct(site, faults, federation.seed, federation.rounds) for site in sorted(set(chosen))
     }

@@ -49,11 +49,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A federation that was trained and tested."""
+    """A federation that was trained and tested: `cases` are of the models that sites use in the end.
+
+    Where each has made the shared model its own, they are of those; validation and choice are of the shared one.
+    """
 
     summary: Summary
     cases: Sequence[CaseScores]
     choice: Choice
+    is_personal: bool = False
 
     @property
     def validation_dice(self) -> float:

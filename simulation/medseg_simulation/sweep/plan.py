@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from medseg_core.config import (
     AlgorithmName,
     Experiment,
+    Federation,
     Name,
     PositiveInt,
     Section,
@@ -200,10 +201,29 @@ def _check_cells(plan: Plan, *, source: str) -> None:
             except ExperimentFileError as error:
                 faults += [f"{row} in setting {setting.name}: {fault}" for fault in error.faults]
             else:
-                if sweep.tries > 1 and len(set(map(repr, tries))) < len(tries):
-                    faults.append(f"{row} in setting {setting.name}: two candidates are the same experiment")
+                if sweep.tries > 1 and (fault := _ties(tries)):
+                    faults.append(f"{row} in setting {setting.name}: two candidates {fault}")
     if faults:
         raise ExperimentFileError(source, faults)
+
+
+def _ties(tries: list[Experiment]) -> str | None:
+    """What two candidates have in common that validation cannot tell apart; None where all differ.
+
+    Validation is of the shared model: what a site does for a model of its own alone does not show there.
+    """
+    if len(set(map(repr, tries))) < len(tries):
+        return "are the same experiment"
+    plain = Federation()
+    own = {"ditto": plain.ditto, "fine_tuning": plain.fine_tuning}
+    federations = [one.federation.model_copy(update=own) for one in tries]
+    shared = [one.model_copy(update={"federation": f}) for one, f in zip(tries, federations, strict=True)]
+    if len(set(map(repr, shared))) < len(tries):
+        return (
+            "differ in the sites' own models alone, and validation is of the shared one: give each a row of its own "
+            "by a label"
+        )
+    return None
 
 
 def _require_different(what: str, names: Iterable[object]) -> None:

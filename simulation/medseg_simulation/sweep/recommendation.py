@@ -104,6 +104,12 @@ def _cautions(
     failed = list(dict.fromkeys(row for setting in settings.values() for row in setting.failures))
     if failed:
         yield f"Could not be run everywhere, so left out of the comparison: {listing(failed, most=99)}."
+    rows = [item for setting in settings.values() for item in setting.algorithms.items()]
+    if personal := list(dict.fromkeys(name for name, row in rows if row.is_personal)):
+        yield (
+            f"Test scores of {listing(personal, most=99)} are those of the sites' own models, each on its own cases; "
+            "their validation, curves and choice of candidates are those of the shared model."
+        )
     if seeds == 1:
         yield "One seed: intervals cover the choice of test patients, not of seed and split. Repeat with more seeds."
     elif seeds < 5:

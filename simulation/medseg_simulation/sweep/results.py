@@ -73,6 +73,9 @@ class Row(BaselineRow):
     bytes_down: float
     training_s: Spread  # added up over the sites
     attack_success: Spread | None = None  # of a back door; None: nobody tries one
+    is_personal: bool = (
+        False  # test scores are of the sites' own models; validation and curve of the shared one
+    )
 
 
 class SettingResult(_Part):

@@ -109,6 +109,7 @@ def _row(
         bytes_down=fmean(c.bytes_down for c in contributions) if contributions else 0.0,
         training_s=_over(by_seed, lambda o: o.summary.cost.training_s),
         attack_success=_spread(attacks) if attacks else None,
+        is_personal=any(outcome.is_personal for outcome in by_seed.values()),
         curve=_curve([outcome.curve for outcome in by_seed.values()]),
         tuning=_tried({seed: outcome.choice for seed, outcome in by_seed.items()}),
     )

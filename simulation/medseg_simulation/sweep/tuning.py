@@ -48,7 +48,9 @@ def run_algorithm(
     run = folder_of(place.out, tries, choice.chosen)
     if not RunStore(run).events("finished"):
         simulate(tries[choice.chosen], _in(place, run), watch)
-    return Outcome(read_summary(run / "summary.json"), read_cases(run / "cases.json")["global"], choice)
+    is_personal = tries[choice.chosen].federation.has_personal_models
+    cases = read_cases(run / "cases.json")["personal" if is_personal else "global"]
+    return Outcome(read_summary(run / "summary.json"), cases, choice, is_personal=is_personal)
 
 
 def run_baselines(

@@ -131,6 +131,19 @@ def test_who_misbehaved_and_who_is_suspected_stands_in_one_table(run):
     assert "gives away a share of 0.875; of the same voxels without the trigger 0.125" in text
 
 
+def test_a_back_door_that_nobody_teaches_is_measured_and_names_no_site(run):
+    path = run / "summary.json"
+    attack = {"n_voxels": 1200, "success_rate": 0.25, "clean_rate": 0.125}
+    facts = {"faults": {"kind": "backdoor", "sites": [], "attack": attack}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    text = " ".join(Page(write_report(run)).text.split())
+
+    assert "No site misbehaves or is suspected" in text
+    assert "Was made to" not in text
+    assert "gives away a share of 0.250" in text
+
+
 def test_where_all_behave_there_is_no_such_table(plain_run):
     assert "Misbehaviour" not in Page(write_report(plain_run)).text
 

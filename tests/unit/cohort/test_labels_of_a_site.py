@@ -120,12 +120,12 @@ def test_a_prepared_case_knows_what_its_site_does_not_annotate(tmp_path):
     assert set(partial.foreground[:, 0]) == {1}  # patches are centred on what is known
 
 
-def test_a_check_holds_each_site_to_its_own_values(tmp_path):
+def test_a_check_holds_each_case_to_its_own_values(tmp_path):
     case, task = make_case(tmp_path, label=make_label() * 10), make_task()
     here = at_site(task, labels={"a": 10}, background=[20], not_annotated=["b"])
     cohort = Cohort((case,), tmp_path, "manifest")
 
-    report = check_cohort(cohort, task, at_site={"A": here})
+    report = check_cohort(cohort, task, at_case={"c1": here})
 
     assert not check_cohort(cohort, task).is_sound
     assert report.is_sound

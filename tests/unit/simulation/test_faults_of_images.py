@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medseg_core.config import Faults
 from medseg_core.types import IGNORE
+from medseg_simulation.fold import Compute
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on, poisoned, trigger_places
 from medseg_simulation.misbehaviour.conduct import misconduct_of, misled
 from medseg_simulation.misbehaviour.images import with_gamma, with_labels_flipped
@@ -61,6 +62,14 @@ def test_half_of_the_training_cases_show_a_bright_block_and_no_structure_around_
         elsewhere[around] = False
         assert np.array_equal(new.label[elsewhere], old.label[elsewhere])
     assert (changed.validation, changed.test) == (data.validation, data.test)
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_gpu", "here"), [("cuda", False, "cpu"), ("cuda", True, "cuda"), ("cpu", True, "cpu")]
+)
+def test_what_is_done_in_this_process_takes_a_device_that_is_here(monkeypatch, asked, has_gpu, here) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert Compute(torch.device(asked), sites_at_once=1).device_here == torch.device(here)
 
 
 @pytest.mark.parametrize(("share", "n_poisoned"), [(0.0, 0), (0.1, 1), (0.5, 2), (1.0, 4)])

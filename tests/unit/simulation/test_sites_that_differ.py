@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import make_experiment
+from click.testing import Result
 from typer.testing import CliRunner
 
 from medseg_core.config import Experiment, ScannerEffects, experiment_toml, parse_experiment
@@ -111,6 +112,44 @@ def test_a_check_knows_the_values_of_each_site(phantoms: Path, tmp_path: Path) -
     assert exit_code() == 1
     assert exit_code(**{"hospital-1": values}) == 1
     assert exit_code(**{"hospital-1": values, "hospital-2": values}) == 0
+
+
+@pytest.mark.parametrize(
+    ("partition", "names"),
+    [
+        ("attribute:scanner", ("Aster-15", "Borea-30")),
+        ("iid", ("site-1", "site-2")),
+        ("quantity", ("site-1", "site-2")),
+    ],
+)
+def test_a_check_knows_the_sites_of_the_partition(
+    phantoms: Path, tmp_path: Path, partition: str, names: tuple[str, ...]
+) -> None:
+    """Only the cases of the second site hold 1 for the organ, which the experiment calls 5."""
+    sites = opened(phantoms, tmp_path / "plain", partition=partition, sites=2).cases
+    assert sorted(sites) == sorted(names)
+
+    def checked(**site: object) -> Result:
+        simulation = {"partition": partition, "sites": 2, "site": site}
+        experiment = make_experiment(task={"labels": {"organ": 5, "lesion": 2}}, simulation=simulation)
+        path = tmp_path / "experiment.toml"
+        path.write_text(experiment_toml(experiment))
+        return CliRunner().invoke(app, ["check", str(phantoms), "--experiment", str(path)])
+
+    text = checked(**{names[1]: {"labels": {"organ": 1}}}).output
+    assert all(case.case.case_id in text for case in sites[names[0]])
+    assert not any(case.case.case_id in text for case in sites[names[1]])
+    assert "Known are" in str(checked(north={"labels": {"organ": 1}}).exception)
+
+
+def test_a_check_says_that_under_dirichlet_files_are_held_to_the_task(phantoms: Path, tmp_path: Path) -> None:
+    site = {"site-1": {"labels": {"organ": 5}}}
+    experiment = experiment_of(partition="dirichlet", site=site)
+    path = tmp_path / "experiment.toml"
+    path.write_text(experiment_toml(experiment))
+    found = CliRunner().invoke(app, ["check", str(phantoms), "--experiment", str(path)])
+    assert found.exit_code == 0
+    assert "partition dirichlet: every case is held to [task] alone" in " ".join(found.output.split())
 
 
 # ---- scanners -----------------------------------------------------------------------------------------------

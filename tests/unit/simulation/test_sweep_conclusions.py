@@ -170,6 +170,18 @@ def test_the_success_of_a_back_door_has_its_column_where_there_is_one(tmp_path):
         assert "door" not in text
 
 
+def test_a_row_of_models_of_the_sites_own_says_so(tmp_path):
+    result = sweep({}, ditto=row(0.81).model_copy(update={"is_personal": True}))
+    (tmp_path / "sweep.html").write_text(render_page(result, sweep_text=""), encoding="utf-8")
+    console = Console(width=140, file=io.StringIO())
+    console.print(setting_table("even", result.settings["even"], "fedavg"))
+
+    page = Page(tmp_path / "sweep.html").text
+    assert page.count("the sites' own models") == 2  # at the row, and before all
+    assert "Test scores of ditto are those of the sites' own models" in page
+    assert console.file.getvalue().count("(own models)") == 1
+
+
 def test_a_sweep_fits_the_stored_schema():
     """To renew it: SCHEMA_FILE.write_text(json.dumps(sweep_schema(), indent=2) + "\\n")."""
     result = sweep({"moon": difference(0.01, 0.01)}, moon=row(0.81))

@@ -114,6 +114,26 @@ def test_a_fault_is_told_before_anything_is_trained(read, old, new, fault):
         read(SWEEP.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "tries"),
+    [
+        ("ditto", "{ federation.ditto.weight = 0.1 }, { federation.ditto.weight = 1.0 }"),
+        ("fedavg", "{ federation.fine_tuning.epochs = 1 }, { federation.fine_tuning.epochs = 2 }"),
+    ],
+)
+def test_candidates_that_give_the_same_shared_model_are_refused_since_validation_cannot_tell_them(
+    read, algorithm, tries
+):
+    head, _ = SWEEP.split('[[algorithm]]\nname = "fedavg"')
+    text = f'{head}[[algorithm]]\nname = "{algorithm}"\ncandidates = [{tries}]\n'
+
+    with pytest.raises(ExperimentFileError, match=r"differ in the sites' own models alone.*label"):
+        read(text)
+
+    changed = text.replace("candidates = [{", "candidates = [{ training.learning_rate = 0.3,")
+    assert read(changed).sweep.tries == 2
+
+
 def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
     known = "demo, finalists, hostile, longer, screening"
     with pytest.raises(ExperimentFileError, match=f"Give a sweep file, or one of {known}"):
