@@ -52,7 +52,6 @@ def sweep(
 
 
 CANNOT_BE_RUN = {
-    "patch": ("training.patch_size = [15, 15]", "must be a multiple of 2"),
     "network": ('model.name = "attention_unet"', "Set normalisation"),
     "partition": ("simulation = { partition = 'dirichlet', sites = 4 }", "cannot give 4 sites 8 each"),
 }
@@ -77,11 +76,23 @@ def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep, why) ->
 
 
 def test_a_sweep_of_which_no_cell_can_be_run_says_why_of_each(sweep) -> None:
-    outcome, figures = sweep(SWEEP.replace("augmentation = false", "patch_size = [15, 15]") + FEDAVG)
+    changes, reason = CANNOT_BE_RUN["partition"]
+    outcome, figures = sweep(SWEEP.replace("training.augmentation = false", changes) + FEDAVG)
 
     assert outcome.code == 0, outcome.err
     assert "to go" not in outcome.err
-    assert "must be a multiple of 2" in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
+    assert reason in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
+
+
+def test_a_patch_that_fits_no_network_is_said_before_anything_is_run(sweep) -> None:
+    bad = '[[algorithm]]\nname = "fedprox"\nchanges.training.patch_size = [15, 15]\n'
+
+    outcome, figures = sweep(SWEEP + FEDAVG + bad)
+
+    assert outcome.code == 1
+    assert "fedprox in setting hospitals" in outcome.err
+    assert "must be a multiple of 2" in outcome.err
+    assert not figures
 
 
 def test_cells_of_an_experiment_that_has_changed_since_are_not_mixed_with_others(sweep, tmp_path) -> None:
