@@ -44,6 +44,7 @@ def require_end(federation: Containers, run: str, weights: str) -> None:
     assert federation.weights(run) == weights
 
 
+@pytest.mark.long
 def test_a_run_completes_though_each_container_is_killed_once(
     federation: Containers, undisturbed: str
 ) -> None:
@@ -72,6 +73,7 @@ def test_the_engine_starts_a_container_that_has_crashed_again(federation: Contai
     wait_until(lambda: ready(federation, HOSPITALS[0], "trainer"))
 
 
+@pytest.mark.long
 def test_an_upgrade_in_mid_run_resumes_it_and_keys_and_state_stay(
     federation: Containers, undisturbed: str
 ) -> None:
