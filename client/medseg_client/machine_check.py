@@ -99,18 +99,17 @@ def check_rules(folder: SiteFolder, experiments: Iterable[Experiment]) -> Iterat
         n_train, n_validation, n_test = (
             len({case.patient_id for case in cases}) for cases in (split.train, split.validation, split.test)
         )
+        counted = f"of your patients {n_train} train, {n_validation} validate, {n_test} test"
         if n_train < policy.min_patients_update:
-            text = f"{n_train} patients would train, and an update rests on at least {policy.min_patients_update}"
-            yield fault(topic, f"{text} (min_patients_update)", _RULES)
+            least = f"an update rests on at least {policy.min_patients_update} (min_patients_update)"
+            yield fault(topic, f"{counted}, and {least}", _RULES)
         elif n_validation < policy.min_patients_score or n_test < policy.min_patients_score:
-            text = f"{n_validation} patients would validate and {n_test} test, and a score rests on at least "
-            text += (
-                f"{policy.min_patients_score} (min_patients_score): this site trains and keeps those scores"
-            )
-            remedy = "A run needs the validation score of one site at least."
+            least = f"a score rests on at least {policy.min_patients_score} (min_patients_score)"
+            text = f"{counted}, and {least}: this site trains, and scores of fewer stay here"
+            remedy = "A run needs a validation and a test score of one site at least."
             yield warning(topic, text, f"{remedy} {_RULES}")
         else:
-            yield ok(topic, f"{n_train} patients train, {n_validation} validate, {n_test} test")
+            yield ok(topic, counted)
 
 
 def check_machine(folder: SiteFolder) -> Iterator[Finding]:

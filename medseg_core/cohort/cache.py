@@ -185,7 +185,10 @@ def _case_key(case: Case, reading: Reading, memory: Path) -> str:
     for path in _files(case):
         try:
             digest.update(remembered_sha256(path, memory))
-        except OSError:  # a missing file is reported when it is loaded
+        except (
+            OSError,
+            ValueError,
+        ):  # a file that is missing, or cannot be named, is reported when it is loaded
             digest.update(b"missing")
     return digest.hexdigest()[:32]
 

@@ -20,10 +20,8 @@ from medseg_core.federation.update import ModelSpec, Tensors, check_names_and_sh
 from medseg_core.learning.weights import join_kinds
 
 CODED = "coded"  # before the names of a codec's arrays
-_HEADER_BYTES, _HEADER_BYTES_EACH = (
-    2**20,
-    2**10,
-)  # far more than names, shapes and places of a model's tensors take
+# of a payload and for each tensor: far more than names, shapes and places take
+_HEADER_BYTES, _HEADER_BYTES_EACH = 2**20, 2**10
 
 
 def encode_tensors(tensors: Entries) -> bytes:

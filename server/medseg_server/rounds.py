@@ -4,7 +4,7 @@ The same loop drives a simulation and a real federation; only the transport diff
 """
 
 import gc
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from medseg_core.config import Experiment
@@ -182,23 +182,15 @@ def _round(
         accumulator.reference = run.own_data.update(dict(state.weights), number)
     sending = Sending(run.experiment, spec, state, history, besides=algorithm.downloads, whole=payload)
     kept = last_updates(history, best_round(history)) if algorithm.personalises else {}
-    returned = _Returned()
-    to_score = tuple(described) if is_scoring else ()
-    for names in turns(run.experiment, tuple(described), number):
+
+    def ask(names: tuple[str, ...], to_score: tuple[str, ...]) -> Iterator[Answer]:
         headers = headers_of_round(run, state, attempt, to_train=names, to_score=to_score, kept=kept)
-        _receive(
-            returned,
-            run,
-            algorithm,
-            accumulator,
-            number=number,
-            answers=sending.ask(run, headers),
-            participants=names,
-            described=described,
-        )
-        if returned.contributed:
-            break
-        to_score = ()  # those that could have told their score
+        return sending.ask(run, headers)
+
+    to_score = tuple(described) if is_scoring else ()
+    returned = _in_turn(
+        run, algorithm, accumulator, ask, number=number, to_score=to_score, described=described
+    )
     contributed, absent = returned.contributed, returned.absent
     accumulator.share = sum(weights[site] for site in contributed) / sum(weights.values())
     try:
@@ -226,6 +218,38 @@ def _round(
     run.store.event("round_finished", **record)
     run.on_round(record)
     return new_state, record
+
+
+def _in_turn(
+    run: Run,
+    algorithm: Algorithm,
+    accumulator: Accumulator,
+    ask: Callable[[tuple[str, ...], tuple[str, ...]], Iterator[Answer]],
+    *,
+    number: int,
+    to_score: tuple[str, ...],
+    described: Described,
+) -> _Returned:
+    """What comes back of a round: `ask` those whose turn it is, and where none of them contributes those that stand in.
+
+    Whoever is to score is asked for that once, beside the first.
+    """
+    returned = _Returned()
+    for names in turns(run.experiment, tuple(described), number):
+        answers = ask(names, () if returned.told else to_score)
+        _receive(
+            returned,
+            run,
+            algorithm,
+            accumulator,
+            number=number,
+            answers=answers,
+            participants=names,
+            described=described,
+        )
+        if returned.contributed:
+            break
+    return returned
 
 
 def _receive(

@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-FIRST, WARM_UP, STEPS = (
-    1,
-    1,
-    3,
-)  # before the first step; steps in which the profiler settles; those in the trace
+# calls before the first step; steps in which the profiler settles; those in the trace
+FIRST, WARM_UP, STEPS = 1, 1, 3
 
 TRACE_FILE = "profile.json.gz"
 Learn = Callable[..., Any]

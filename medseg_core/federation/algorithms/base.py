@@ -224,10 +224,8 @@ def zeros(spec: ModelSpec) -> dict[str, Array]:
 
 
 def frozen(tensors: Tensors) -> Tensors:
-    """The same arrays, from now on read-only, in sorted order."""
-    arrays = {
-        name: np.asarray(tensor) for name, tensor in sorted(tensors.items())
-    }  # without axes: a number else
+    """The same arrays, from now on read-only, in sorted order; a number, as sums without axes are, becomes one."""
+    arrays = {name: np.asarray(tensor) for name, tensor in sorted(tensors.items())}
     for array in arrays.values():
         array.flags.writeable = False
     return arrays

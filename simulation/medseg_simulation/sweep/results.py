@@ -73,9 +73,7 @@ class Row(BaselineRow):
     bytes_down: float
     training_s: Spread  # added up over the sites
     attack_success: Spread | None = None  # of a back door; None: nobody tries one
-    is_personal: bool = (
-        False  # test scores are of the sites' own models; validation and curve of the shared one
-    )
+    is_personal: bool = False  # tested are the sites' own models; validation and curve are of the shared one
 
 
 class SettingResult(_Part):

@@ -19,8 +19,9 @@ from builders import (
 )
 
 from medseg_client.approval import words
+from medseg_client.machine_check import check_rules
 from medseg_client.policy import Policy
-from medseg_client.site_folder import Accounts, ApprovedExperiments, SiteSettings
+from medseg_client.site_folder import Accounts, ApprovedExperiments, SiteFolder, SiteSettings
 from medseg_client.site_state import SiteState
 from medseg_client.trainer import SiteIdentity, Trainer
 from medseg_core.config import Experiment, experiment_sha256, experiment_toml, parse_document
@@ -28,6 +29,7 @@ from medseg_core.errors import ExperimentFileError, MedsegError
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import seal
 from medseg_core.wire.header import Header
+from medseg_simulation.phantoms import PhantomSettings, write_phantoms
 
 EXPERIMENT = make_experiment(federation={"rounds": 9})
 DATA = make_site_data(train=2, validation=1, test=1)
@@ -114,6 +116,59 @@ def test_training_beyond_policy_is_refused_with_a_code_there_and_a_sentence_here
     assert answer.ledger_sequence == 1
     assert sentence in str(faults[0])
     assert "change site.toml" in str(faults[0])
+
+
+def test_control_variates_do_not_pass_by_a_bound_on_updates(tmp_path: Path) -> None:
+    scaffold = make_experiment(federation={"algorithm": "scaffold"}, training={"optimiser": "sgd"})
+    faults: list[Exception] = []
+    rules = {"algorithms": ["scaffold"], "max_update_norm": 1.0}
+    answer = ask(trainer_in(tmp_path, faults, scaffold, **rules), experiment=scaffold)
+    assert answer.code is RefusalCode.ALGORITHM_NOT_ALLOWED
+    assert "control variates tell what the scaled update does not. [policy] max_update_norm is 1.0" in str(
+        faults[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight patients: five train, one validates, two test."""
+    settings = PhantomSettings(sites=1, cases=8, spatial_dims=2, voxel_mm=4.0)
+    return write_phantoms(tmp_path_factory.mktemp("hospital") / "images", settings)
+
+
+@pytest.mark.parametrize(
+    ("rules", "state", "sentence"),
+    [
+        ({"min_patients_score": 1}, "ok", "of your patients 5 train, 1 validate, 2 test"),
+        (
+            {},
+            "warning",
+            "train, 1 validate, 2 test, and a score rests on at least 5 (min_patients_score)",
+        ),
+        ({"min_patients_score": 2}, "warning", "on at least 2 (min_patients_score)"),
+        (
+            {"min_patients_update": 6},
+            "fault",
+            "5 train, 1 validate, 2 test, and an update rests on at least 6",
+        ),
+        (
+            {"algorithms": ["fedprox"]},
+            "fault",
+            "would refuse it: the algorithm is fedavg. [policy] algorithms is",
+        ),
+        ({"max_parameters": 100}, "fault", "max_parameters is 100"),
+    ],
+)
+def test_the_check_tells_beforehand_what_the_rules_would_refuse(
+    images: Path, tmp_path: Path, rules: dict[str, Any], state: str, sentence: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"data": images, "policy": Policy.model_validate(rules)})
+    (tmp_path / "site.toml").write_text(settings.to_toml())
+    (finding,) = check_rules(SiteFolder(tmp_path), [EXPERIMENT])
+    assert (finding.topic, finding.state) == ("rules for squares", state)
+    assert sentence in finding.text
+    assert bool(finding.remedy) == (state != "ok")
+    assert str(images) not in finding.text + finding.remedy
 
 
 @pytest.mark.parametrize("rules", [{"networks": ["segresnet"]}, {"min_patients_update": 3}])

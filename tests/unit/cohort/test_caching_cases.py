@@ -191,6 +191,13 @@ def test_a_damaged_entry_is_built_again(cases: list[Case], tmp_path: Path, file:
     assert prepare(cases, tmp_path).n_read == 0
 
 
+def test_a_data_file_that_no_file_can_be_called_is_a_fault_of_its_case(tmp_path: Path) -> None:
+    (tmp_path / "image.mhd").write_bytes(f"{META}ElementDataFile = a\0b.raw\n".encode())
+    case = Case("header", "patient", "", (tmp_path / "image.mhd",), write_case(tmp_path, "case").label)
+    (fault,) = prepare([case], tmp_path).faults
+    assert "Correct the path" in str(fault.error)
+
+
 @pytest.mark.parametrize(
     ("part", "other"),
     [
