@@ -8,7 +8,6 @@ from medseg_core.cohort.cache import prepare_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.split import Fold, split_cases
 from medseg_core.config import Experiment, Task, experiment_sha256
-from medseg_core.seeding import derive_seed
 
 OPENED_MOST = 4  # experiments whose cases stay mapped; others are mapped again from the cache
 
@@ -69,9 +68,8 @@ def split_site(
     cases: Sequence[PreprocessedCase], experiment: Experiment, *, site: str, fold: Fold | None = None
 ) -> SiteData:
     """A site's prepared cases by purpose. Raises TooFewPatientsError."""
-    seed = derive_seed(experiment.federation.seed, purpose="split")
     by_id = {c.case.case_id: c for c in cases}
-    split = split_cases([c.case for c in cases], site=site, seed=seed, fold=fold)
+    split = split_cases([c.case for c in cases], site=site, seed=experiment.federation.seed, fold=fold)
     return SiteData(
         *(tuple(by_id[c.case_id] for c in part) for part in (split.train, split.validation, split.test))
     )

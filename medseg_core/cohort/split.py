@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg_core.errors import TooFewPatientsError
+from medseg_core.seeding import derive_seed
 from medseg_core.types import Case
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the patients; the rest trains
@@ -30,12 +31,13 @@ class Split:
 def split_cases(cases: Sequence[Case], *, site: str, seed: int, fold: Fold | None = None) -> Split:
     """Patients ordered by hash, cut at 25 % test and 10 % validation (each at least one), or at the fold.
 
-    Independent of the order of `cases` and of how other sites are made up.
+    `seed` is the experiment's. Independent of the order of `cases` and of how other sites are made up.
 
     Raises:
         TooFewPatientsError: fewer patients than the split needs to give each part one.
     """
-    patients = sorted({c.patient_id for c in cases}, key=lambda p: _rank(seed, p))
+    own_seed = derive_seed(seed, purpose="split")
+    patients = sorted({c.patient_id for c in cases}, key=lambda p: _rank(own_seed, p))
     needed = 3 if fold is None else _needed_for_folds(fold.count)
     if len(patients) < needed:
         raise TooFewPatientsError(site, len(patients), needed)

@@ -76,7 +76,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[float]]
             took_s, used_s = timed(command, folder / "output.txt")
             seconds.setdefault(name, []).append(took_s)
             print(f"{name}: {took_s:.1f} s, of processors {used_s:.1f} s", flush=True)
-        assert (folder / f"run-{turn}" / "summary.json").is_file()
+        summary = json.loads((folder / f"run-{turn}" / "summary.json").read_text())
+        trained = [site["cases"]["train"] for site in summary["sites"].values()]
+        assert trained == SITES * [TRAINING_CASES], trained
     return seconds
 
 
