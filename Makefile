@@ -81,7 +81,7 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-benchmark: install-dev  # DATA=folder that holds the hippocampus, for local training; OUT=where table and JSON go
+benchmark: install-dev nginx  # DATA=folder that holds the hippocampus, for local training; OUT=where table and JSON go
 	$(BIN)/python tests/benchmarks/compare.py --out $(or $(OUT),benchmark) $(if $(DATA),--data $(DATA))
 
 TASKS ?= hippocampus,retina,sarcoma

@@ -23,11 +23,17 @@ from medseg_server.transport import Delivery
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def experiment_of_size(parameters: float, **changes: Mapping[str, Any]) -> Experiment:
+def model_of_size(parameters: float) -> dict[str, Any]:
     """A 2D U-Net of five levels with about so many parameters: 3,270 for each square of its first level's channels."""
     first = round((parameters / 3270) ** 0.5)
-    model = {"channels": [first * 2**level for level in range(5)], "residual_units": 1}
-    return make_experiment(**{"model": model, "training": {"patch_size": [32, 32]}, **changes})
+    return {"channels": [first * 2**level for level in range(5)], "residual_units": 1}
+
+
+def experiment_of_size(parameters: float, **changes: Mapping[str, Any]) -> Experiment:
+    """An experiment with the model of that size."""
+    return make_experiment(
+        **{"model": model_of_size(parameters), "training": {"patch_size": [32, 32]}, **changes}
+    )
 
 
 @dataclass

@@ -6,8 +6,8 @@ Writes `benchmark.md` and `benchmark.json` into FOLDER, and `SCRIPT.log` with wh
 the summary. A script is run as anyone runs it alone; the last line of its output is a JSON document
 `{"rows": [{"what": str, "value": number, "unit": str, "aim": str, "reached": bool}]}`, with other keys as it likes. One
 that fails gives a row that does not reach its aim. `--data` is a folder that holds the data set `hippocampus`; what
-needs it is skipped without it, in a row that says so. Two more have an aim and are run alone: `growth.py`, which wants
-a new folder and memory for models of 100 M parameters, and `partial_labels.py`, whose nine runs take hours.
+needs it is skipped without it, in a row that says so. `growth.py` wants memory for models of 100 M parameters. One more
+has an aim and is run alone: `partial_labels.py`, whose nine runs take hours.
 """
 
 # ruff: noqa: T201
@@ -16,12 +16,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = {  # options; {data} and {out} are filled in
+SCRIPTS = {  # options; {data}, {out} and {new}, a folder that is not there yet, are filled in
     "simulation_speed.py": (),
     "local_training.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
     "nnunet.py": ("{data}/hippocampus", "--out", "{out}/nnunet"),
@@ -29,6 +30,8 @@ SCRIPTS = {  # options; {data} and {out} are filled in
     "server_memory.py": (),
     "sliding_window.py": (),
     "data_wait.py": ("{data}/hippocampus", "--cache", "{out}/cache"),
+    "round_overhead.py": ("--out", "{new}"),
+    "growth.py": ("--out", "{new}"),
     "codecs.py": ("{data}/hippocampus", "--out", "{out}/codecs"),
 }
 
@@ -71,7 +74,8 @@ def measured(script: str, data: Path | None, out: Path) -> list[Row]:
     if data is None and any("{data}" in word for word in words):
         return [unmeasured(script, "not measured: give the folder of the data")]
     log = out / f"{script}.log"
-    command = [sys.executable, HERE / script, *(word.format(data=data, out=out) for word in words)]
+    new = out / f"{Path(script).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    command = [sys.executable, HERE / script, *(word.format(data=data, out=out, new=new) for word in words)]
     with log.open("w") as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment()).returncode
     found = rows_of(script, log.read_text()) if status == 0 else None

@@ -1,9 +1,10 @@
 """What a round costs in stock Flower, beside `round_overhead.py`: FedAvg as it comes, two nodes, on loopback.
 
-    python tests/benchmarks/stock_flower.py --out FOLDER
+    python tests/benchmarks/stock_flower.py --out FOLDER [--millions 30]
 
-The model has 1.2 million float32 parameters in 16 arrays; each node imports torch, as one that trains does, and sends
-the arrays back at once. A round is training and evaluation. No TLS, no node authentication: what a quickstart has.
+The model has so many million float32 parameters in 16 arrays; each node imports torch, as one that trains does, and
+sends the arrays back at once. A round is training and evaluation. No TLS, no node authentication: what a quickstart
+has. The last line is JSON.
 """
 
 # ruff: noqa: T201
@@ -35,6 +36,7 @@ clientapp = "stock.client:app"
 [tool.flwr.app.config]
 times = ""
 rounds = 0
+parameters = 0
 """
 SERVER = """
 import time
@@ -48,7 +50,8 @@ app = ServerApp()
 
 @app.main()
 def main(grid, context):
-    arrays = ArrayRecord([np.zeros(76_800, np.float32) for _ in range(16)])
+    size = context.run_config["parameters"] // 16
+    arrays = ArrayRecord([np.zeros(size, np.float32) for _ in range(16)])
     def note(number, arrays):
         with Path(context.run_config["times"]).open("a") as file:
             file.write(f"{time.time()}\\n")
@@ -79,7 +82,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    out = parser.parse_args().out.absolute()
+    parser.add_argument("--millions", type=float, default=30.0)
+    options = parser.parse_args()
+    out = options.out.absolute()
     _write_app(out / "app")
     superlink, *nodes = free_ports(3)
     started: list[subprocess.Popen[bytes]] = []
@@ -89,7 +94,7 @@ def main() -> None:
         for port in nodes:
             words = ("--superlink", f"127.0.0.1:{superlink}", "--port", str(port), "--host", "127.0.0.1")
             _start(started, out, f"node-{port}", "flower-supernode", "--insecure", *words)
-        seconds = _run(out, superlink)
+        seconds = _run(out, superlink, round(1e6 * options.millions))
     finally:
         for process in started:
             process.terminate()
@@ -97,6 +102,7 @@ def main() -> None:
             process.wait()
     print(f"{len(seconds)} rounds of stock Flower; seconds a round: median, shortest, longest")
     print(f"  {statistics.median(seconds):6.1f} {min(seconds):6.1f} {max(seconds):6.1f}")
+    print(json.dumps({"seconds": seconds}))
 
 
 def _write_app(folder: Path) -> None:
@@ -120,7 +126,7 @@ def _start(started: list[subprocess.Popen[bytes]], out: Path, name: str, *words:
         started.append(subprocess.Popen(command, env=_environment(out), stdout=log, stderr=log))
 
 
-def _run(out: Path, superlink: int) -> list[float]:
+def _run(out: Path, superlink: int, parameters: int) -> list[float]:
     """Seconds of each round but the first, which loads what later ones have."""
     (out / "flower").mkdir(exist_ok=True)
     connection = {"address": f"127.0.0.1:{superlink}", "insecure": True}
@@ -132,7 +138,7 @@ def _run(out: Path, superlink: int) -> list[float]:
         str(out / "app"),
         "here",
         "--run-config",
-        f'times="{times}" rounds={ROUNDS}',
+        f'times="{times}" rounds={ROUNDS} parameters={parameters}',
         "--format",
         "json",
     )
