@@ -7,7 +7,7 @@ added. Integer addition is associative, so every order of arrival ends in the sa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,12 @@ from medseg_core.federation.update import ModelSpec, Role, check_names_and_shape
 
 WEIGHT_BITS = 20  # all weights of a round together: at most 2^20
 FRACTION_BITS: dict[Role, int] = {"parameter": 40, "buffer": 24}
-_BLOCK = 1 << 14  # elements: 128 KiB an array, so that the work of a block stays in the cache
+_BLOCK = 1 << 15  # elements: 256 KiB an array, so that the work of a block stays in the cache
+_LIFT = (
+    1.5 * 2.0**52
+)  # float64 has no fractions there: adding it rounds, half to even, and its low bits are an integer
+_LIFT_BITS = int(np.float64(_LIFT).view(np.int64))
+_LIFTED_MOST = 2.0**51  # what is added to it must be smaller
 
 
 def integer_weights(counts: Mapping[str, int]) -> dict[str, int]:
@@ -46,28 +51,37 @@ class ExactSum:
         self.weight = 0
         self._spec = spec
         self._sums = {name: np.zeros(math.prod(t.shape), np.int64) for name, t in spec.tensors.items()}
+        self._lifts = dict.fromkeys(spec.tensors, 0)  # times that each sum holds _LIFT_BITS besides
 
     def add(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
         """Add `weight` times the tensors: all of them, or none when refused.
 
         Raises UpdateError (overflow, not_finite, bad_count, and those of names, types and shapes).
         """
-        self.require_room(tensors, weight)
-        self.add_fitting(tensors, weight)
+        self.add_fitting(tensors, weight, self.require_room(tensors, weight))
 
-    def add_fitting(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
-        """Add what `require_room` has looked at."""
+    def add_fitting(
+        self, tensors: Mapping[str, npt.NDArray[Any]], weight: int, largest: Mapping[str, float]
+    ) -> None:
+        """Add what `require_room` has looked at; `largest` is what it gave."""
         for name, tensor in tensors.items():
-            _add_scaled(self._sums[name], tensor.reshape(-1), weight * 2.0 ** self._fraction_bits(name))
+            factor = weight * 2.0 ** self._fraction_bits(name)
+            if largest[name] * factor < _LIFTED_MOST:
+                _add_lifted(self._sums[name], tensor.reshape(-1), factor)
+                self._lifts[name] += 1
+            else:
+                _add_scaled(self._sums[name], tensor.reshape(-1), factor)
         self.weight += weight
 
-    def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> None:
-        """`add` would take these. Raises UpdateError as it does."""
+    def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> dict[str, float]:
+        """The largest absolute value of each tensor, where `add` would take them. Raises UpdateError as it does."""
         if weight < 1 or self.weight + weight > 2**WEIGHT_BITS:
             raise refused("bad_count", f"weight {weight} on top of {self.weight}")
         check_names_and_shapes(tensors, self._spec)
-        for name, tensor in tensors.items():
-            _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
+        return {
+            name: _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
+            for name, tensor in tensors.items()
+        }
 
     def mean(self) -> dict[str, npt.NDArray[np.float32]]:
         """Sum over the weights that were really added; divided in float64, rounded to float32. It uses the sum up."""
@@ -76,21 +90,22 @@ class ExactSum:
         for name, tensor in self._spec.tensors.items():
             scale = float(self.weight << self._fraction_bits(name))
             means[name] = np.empty(tensor.shape, np.float32)
-            np.divide(self._sums.pop(name), scale, out=means[name].reshape(-1), casting="same_kind")
+            _divide(self._sums.pop(name), self._lifts[name], scale, out=means[name].reshape(-1))
         return means
 
     def _fraction_bits(self, name: str) -> int:
         return FRACTION_BITS[self._spec.tensors[name].role]
 
 
-def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> None:
-    """No sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
+def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> float:
+    """The largest absolute value; no sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
     ends = np.asarray(on_parts(values.size, lambda part: _ends(values[part])))
     if not np.isfinite(ends).all():
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
     if (largest := np.abs(ends).max(initial=0.0)) >= limit:
         raise refused("overflow", f"tensor {name!r} reaches {largest:.6g}, limit {limit:g}")
+    return float(largest)
 
 
 def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
@@ -99,22 +114,52 @@ def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
         return float(values.min()), float(values.max())
 
 
+def _add_lifted(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
+    """sums += round(factor * values) + _LIFT_BITS, modulo 2^64, for products below 2^51: `_add_scaled`, quicker."""
+
+    def add(block: slice, scaled: npt.NDArray[np.float64]) -> None:
+        scaled += _LIFT
+        sums[block] += scaled.view(np.int64)
+
+    _on_blocks(values, factor, add)
+
+
 def _add_scaled(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
-    """sums += round(factor * values), block by block, with small temporaries.
+    """sums += round(factor * values), half to even."""
+
+    def add(block: slice, scaled: npt.NDArray[np.float64]) -> None:
+        sums[block] += np.rint(scaled, out=scaled).astype(np.int64)
+
+    _on_blocks(values, factor, add)
+
+
+def _on_blocks(
+    values: npt.NDArray[np.float32], factor: float, do: Callable[[slice, npt.NDArray[np.float64]], None]
+) -> None:
+    """`do` on each block and `factor` times its values, with small temporaries.
 
     The product is exact in float64 where the factor is a weight times a power of two: 24 bits of the value and 20 of
     the weight are fewer than 53.
     """
 
-    def add(part: slice) -> None:
-        scaled, fixed = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
+    def work(part: slice) -> None:
+        scaled = np.empty(_BLOCK, np.float64)
         for at in range(part.start, part.stop, _BLOCK):
             block = slice(at, min(at + _BLOCK, part.stop))
-            x, q = scaled[: block.stop - at], fixed[: block.stop - at]
+            x = scaled[: block.stop - at]
             np.copyto(x, values[block])
             x *= factor
-            np.rint(x, out=x)  # half to even
-            np.copyto(q, x, casting="unsafe")
-            sums[block] += q
+            do(block, x)
 
-    on_parts(values.size, add)
+    on_parts(values.size, work)
+
+
+def _divide(sums: npt.NDArray[np.int64], lifts: int, scale: float, *, out: npt.NDArray[np.float32]) -> None:
+    """The sums without their lifts over the scale: divided in float64, rounded to float32. It changes the sums."""
+    lifted = np.uint64(lifts * _LIFT_BITS % 2**64).astype(np.int64)
+
+    def divide(part: slice) -> None:
+        sums[part] -= lifted
+        np.divide(sums[part], scale, out=out[part], casting="same_kind")
+
+    on_parts(sums.size, divide)

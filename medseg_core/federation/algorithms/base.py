@@ -145,10 +145,10 @@ class Algorithm:
         """Add one checked update. Raises UpdateError and leaves the accumulator as it was."""
         refuse_repeated(accumulator, update)
         tensors, figures = self.weighed(update, accumulator.spec)
-        for kind, total in accumulator.sums.items():
-            total.require_room(tensors[kind], weight)
-        for kind, total in accumulator.sums.items():
-            total.add_fitting(tensors[kind], weight)
+        sums = accumulator.sums
+        largest = {kind: total.require_room(tensors[kind], weight) for kind, total in sums.items()}
+        for kind, total in sums.items():
+            total.add_fitting(tensors[kind], weight, largest[kind])
         note_site(accumulator, update.site, weight, figures)
 
     def finish(

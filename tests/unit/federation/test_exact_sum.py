@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_tensors_of_several_parts_are_summed_whole_and_checked_to_their_end() ->
     np.testing.assert_array_equal(mean_of(spec, [({"w": array}, 3), ({"w": -array}, 1)])["w"], array / 2)
     array[-1] = 8.0
     assert refusal(ExactSum(spec), {"w": array}) == "overflow"
+
+
+@pytest.mark.parametrize("weights", [(1, 3, 2**18, 7), (2**18, 2**19)])
+def test_large_and_small_products_are_rounded_alike(weights: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    values = [(rng.standard_normal(40_000) * 10.0 ** rng.integers(-13, 1, 40_000)) for _ in weights]
+    arrays = [np.clip(each, -7.9, 7.9).astype(np.float32) for each in values]
+    spec = spec_of({"w": arrays[0]}, frozenset({"w"}))
+    mean = mean_of(spec, [({"w": array}, weight) for array, weight in zip(arrays, weights, strict=True)])["w"]
+    for at in range(0, 40_000, 97):
+        terms = [round(Fraction(float(a[at])) * w * 2**40) for a, w in zip(arrays, weights, strict=True)]
+        assert mean[at] == np.float32(float(sum(terms)) / float(sum(weights) << 40))
 
 
 def test_buffers_may_be_large_where_parameters_may_not() -> None:
