@@ -1,5 +1,7 @@
 """What the command lines have in common: --version, and how they end."""
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -45,6 +47,7 @@ def run_program(app: typer.Typer, *, when_stopped: str = "") -> None:
 
     Raises SystemExit, always.
     """
+    atexit.register(gc.freeze)  # or a process that ends looks for garbage in all of torch: a second and more
     try:
         code = app(standalone_mode=False)
     except MedsegError as error:

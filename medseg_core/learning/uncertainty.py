@@ -27,7 +27,7 @@ from torch import nn
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Augmentation, Experiment
 from medseg_core.imaging.geometry import resample_to
-from medseg_core.learning.inference import inference_settings, predict_probabilities
+from medseg_core.learning.inference import inference_settings, predict_each
 from medseg_core.types import Volume
 
 Image = npt.NDArray[np.float32]
@@ -65,18 +65,19 @@ def views_of(experiment: Experiment) -> tuple[View, ...]:
 def uncertainty_of(
     networks: Sequence[nn.Module], case: PreprocessedCase, experiment: Experiment
 ) -> Uncertainty:
-    """What every network in every view makes of the case. Deterministic on a CPU; one member in memory at a time."""
-    settings = replace(inference_settings(experiment), mirror=False)
+    """What every network in every view makes of the case. Deterministic on a CPU; a few members in memory at a time."""
+    settings, views = replace(inference_settings(experiment), mirror=False), views_of(experiment)
+    seen = [view.see(case.image) for view in views]
     mean = np.zeros((experiment.task.n_classes, *case.image.shape[1:]), np.float32)
     own_entropy = np.zeros(case.image.shape[1:], np.float32)
     label_maps = []
-    for network, view in itertools.product(networks, views_of(experiment)):
+    for network in networks:
         device: torch.device = next(network.parameters()).device
-        seen = np.ascontiguousarray(view.see(case.image))
-        probabilities = view.back(predict_probabilities(network, seen, settings, device))
-        mean += probabilities
-        own_entropy += entropy_of(probabilities)
-        label_maps.append(np.asarray(probabilities.argmax(axis=0), np.uint8))
+        for place, predicted in predict_each(network, seen, settings, device):
+            probabilities = views[place].back(predicted)
+            mean += probabilities
+            own_entropy += entropy_of(probabilities)
+            label_maps.append(np.asarray(probabilities.argmax(axis=0), np.uint8))
     mean /= len(label_maps)
     entropy = entropy_of(mean)
     disagreement = np.clip(entropy - own_entropy / len(label_maps), 0, None)  # below 0 by rounding alone
