@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app.message import array as flower_array
 from flwr.clientapp import ClientApp
 
 from medseg_client.trainer_socket import ask_trainer
@@ -16,6 +17,9 @@ from medseg_core.wire.envelope import split_payload
 from medseg_core.wire.versions import SPOKEN
 
 SOCKET_KEY = "trainer-socket"  # in the node's configuration, which is the site's own
+CHUNK_SETTING = "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"  # Flower reads it from the environment, once
+CHUNKS = 24  # of a reply, unless they would be smaller or larger than
+CHUNK_LEAST, CHUNK_MOST = 512 * 1024, 5 * 1024 * 1024  # bytes; the second is Flower's own
 
 app = ClientApp()
 
@@ -26,9 +30,7 @@ def relay(message: Message, context: Context) -> Message:
     try:
         request, seconds_left = _received(message)
         reply = ask_trainer(Path(str(context.node_config[SOCKET_KEY])), request, deadline_s=seconds_left)
-        head, payload = split_payload(reply)
-        arrays = {"head": _packed(head), "payload": _packed(payload)}
-        content = RecordDict({"envelope": ArrayRecord(arrays), "relay": ConfigRecord({"code": ""})})
+        content = carried(reply)
     except WireError as error:
         content = _code(RefusalCode(error.code), list(SPOKEN))
     except Exception:  # the edge of the site: whatever happened, no text of it leaves
@@ -47,6 +49,23 @@ def _received(message: Message) -> tuple[bytes, float]:
     if seconds_left <= 0:
         raise WireError(RefusalCode.DEADLINE, "the message came too late")
     return request, seconds_left
+
+
+def carried(reply: bytes) -> RecordDict:
+    """The message that holds an envelope. This process, which has one reply, cuts what it sends for it from now on."""
+    head, payload = split_payload(reply)
+    vars(flower_array)[CHUNK_SETTING] = chunk_size(len(payload))
+    arrays = {"head": _packed(head), "payload": _packed(payload)}
+    return RecordDict({"envelope": ArrayRecord(arrays), "relay": ConfigRecord({"code": ""})})
+
+
+def chunk_size(n_bytes: int) -> int:
+    """Bytes of the pieces in which Flower sends a payload of so many.
+
+    Each piece takes the superlink some tens of milliseconds, and must pass the uplink within 30 s: up to 36 MB, 60 kB/s
+    are enough, and 175 kB/s for any payload.
+    """
+    return min(CHUNK_MOST, max(CHUNK_LEAST, -(-n_bytes // CHUNKS)))
 
 
 def _packed(data: bytes) -> Array:

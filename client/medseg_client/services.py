@@ -21,9 +21,6 @@ FLOWER_SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # s; on loopback. Flower's own second adds to every round
-    "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE": str(
-        512 * 1024
-    ),  # each must pass the uplink within 30 s: 60 kB/s is enough
 }
 
 OnState = Callable[[str, str], None]

@@ -1,10 +1,11 @@
 """The coordinator's processes, and the loop that brings Flower in line with the roster and the runs."""
 
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from medseg_core.errors import MedsegError
@@ -65,8 +66,17 @@ def _prepare(folder: ServerFolder) -> None:
 
     write_atomic(folder.authority_for_superexec, folder.authority("crt").read_bytes())
     FlowerControl(folder).prepare()
+    _make_state(_state(folder))
     write_gateway(folder)
     note_all(folder)
+
+
+def _make_state(path: Path) -> None:
+    """The superlink's database, if there is none, with SQLite's largest pages: updates pass twice as fast."""
+    if not path.exists():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA page_size = 65536")
+            database.execute("PRAGMA journal_mode = WAL")  # as Flower has it; writes the first page
 
 
 def _service(folder: ServerFolder, role: Role) -> Service:
@@ -80,7 +90,7 @@ def _service(folder: ServerFolder, role: Role) -> Service:
 
 
 def _superlink(folder: ServerFolder) -> tuple[str, ...]:
-    settings, state = folder.settings, folder.root.absolute() / "flower" / "state.db"
+    settings = folder.settings
     return (
         *(program("flower-superlink"), "--host", settings.superlink_listens_on),
         *("--port", str(settings.superlink_port)),
@@ -88,7 +98,7 @@ def _superlink(folder: ServerFolder) -> tuple[str, ...]:
         *("--ssl-keyfile", str(folder.server("superlink", "key").absolute())),
         *("--ssl-ca-certfile", str(folder.authority("crt").absolute())),
         *("--enable-supernode-auth", "--isolation", "process"),
-        *("--superexec-auth-secret-file", str(_secret(folder)), "--database", str(state)),
+        *("--superexec-auth-secret-file", str(_secret(folder)), "--database", str(_state(folder))),
         "--disable-runtime-dependency-installation",
     )
 
@@ -101,6 +111,11 @@ def _superexec(folder: ServerFolder) -> tuple[str, ...]:
         *("--root-certificates", str(folder.authority_for_superexec.absolute())),
         *("--superexec-auth-secret-file", str(_secret(folder))),
     )
+
+
+def _state(folder: ServerFolder) -> Path:
+    """The superlink's database."""
+    return folder.root.absolute() / "flower" / "state.db"
 
 
 def _secret(folder: ServerFolder) -> Path:
