@@ -7,7 +7,7 @@ added. Integer addition is associative, so every order of arrival ends in the sa
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,9 @@ class ExactSum:
         """Add what `require_room` has looked at; `largest` is what it gave."""
         for name, tensor in tensors.items():
             factor = weight * 2.0 ** self._fraction_bits(name)
-            if largest[name] * factor < _LIFTED_MOST:
-                _add_lifted(self._sums[name], tensor.reshape(-1), factor)
-                self._lifts[name] += 1
-            else:
-                _add_scaled(self._sums[name], tensor.reshape(-1), factor)
+            add = _add_lifted if (is_small := largest[name] * factor < _LIFTED_MOST) else _add_scaled
+            on_parts(add, [self._sums[name], tensor.reshape(-1)], factor)
+            self._lifts[name] += is_small
         self.weight += weight
 
     def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> dict[str, float]:
@@ -89,8 +87,9 @@ class ExactSum:
         means = {}
         for name, tensor in self._spec.tensors.items():
             scale = float(self.weight << self._fraction_bits(name))
+            lifted = np.uint64(self._lifts[name] * _LIFT_BITS % 2**64).astype(np.int64)
             means[name] = np.empty(tensor.shape, np.float32)
-            _divide(self._sums.pop(name), self._lifts[name], scale, out=means[name].reshape(-1))
+            on_parts(_divide, [self._sums.pop(name), means[name].reshape(-1)], lifted, scale)
         return means
 
     def _fraction_bits(self, name: str) -> int:
@@ -100,7 +99,7 @@ class ExactSum:
 def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> float:
     """The largest absolute value; no sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
-    ends = np.asarray(on_parts(values.size, lambda part: _ends(values[part])))
+    ends = np.asarray(on_parts(_ends, [values]))
     if not np.isfinite(ends).all():
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
     if (largest := np.abs(ends).max(initial=0.0)) >= limit:
@@ -116,50 +115,37 @@ def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
 
 def _add_lifted(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
     """sums += round(factor * values) + _LIFT_BITS, modulo 2^64, for products below 2^51: `_add_scaled`, quicker."""
-
-    def add(block: slice, scaled: npt.NDArray[np.float64]) -> None:
+    for block, scaled in _scaled_blocks(values, factor):
         scaled += _LIFT
         sums[block] += scaled.view(np.int64)
-
-    _on_blocks(values, factor, add)
 
 
 def _add_scaled(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
     """sums += round(factor * values), half to even."""
-
-    def add(block: slice, scaled: npt.NDArray[np.float64]) -> None:
+    for block, scaled in _scaled_blocks(values, factor):
         sums[block] += np.rint(scaled, out=scaled).astype(np.int64)
 
-    _on_blocks(values, factor, add)
 
-
-def _on_blocks(
-    values: npt.NDArray[np.float32], factor: float, do: Callable[[slice, npt.NDArray[np.float64]], None]
-) -> None:
-    """`do` on each block and `factor` times its values, with small temporaries.
+def _scaled_blocks(
+    values: npt.NDArray[np.float32], factor: float
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Block by block, where it is and `factor` times its values, which the next one overwrites.
 
     The product is exact in float64 where the factor is a weight times a power of two: 24 bits of the value and 20 of
     the weight are fewer than 53.
     """
-
-    def work(part: slice) -> None:
-        scaled = np.empty(_BLOCK, np.float64)
-        for at in range(part.start, part.stop, _BLOCK):
-            block = slice(at, min(at + _BLOCK, part.stop))
-            x = scaled[: block.stop - at]
-            np.copyto(x, values[block])
-            x *= factor
-            do(block, x)
-
-    on_parts(values.size, work)
+    scaled = np.empty(_BLOCK, np.float64)
+    for at in range(0, values.size, _BLOCK):
+        block = slice(at, min(at + _BLOCK, values.size))
+        x = scaled[: block.stop - at]
+        np.copyto(x, values[block])
+        x *= factor
+        yield block, x
 
 
-def _divide(sums: npt.NDArray[np.int64], lifts: int, scale: float, *, out: npt.NDArray[np.float32]) -> None:
-    """The sums without their lifts over the scale: divided in float64, rounded to float32. It changes the sums."""
-    lifted = np.uint64(lifts * _LIFT_BITS % 2**64).astype(np.int64)
-
-    def divide(part: slice) -> None:
-        sums[part] -= lifted
-        np.divide(sums[part], scale, out=out[part], casting="same_kind")
-
-    on_parts(sums.size, divide)
+def _divide(
+    sums: npt.NDArray[np.int64], means: npt.NDArray[np.float32], lifted: np.int64, scale: float
+) -> None:
+    """means = the sums without their lifts over the scale, divided in float64. It changes the sums."""
+    sums -= lifted
+    np.divide(sums, scale, out=means, casting="same_kind")

@@ -153,11 +153,10 @@ def refused(reason: Reason, detail: str) -> UpdateError:
 
 def sum_of_squares(tensor: npt.NDArray[np.float32]) -> float:
     """Finite if and only if the tensor is: squares of float32 numbers cannot overflow float64."""
-    flat = tensor.reshape(-1)
+    return sum(itertools.chain.from_iterable(on_parts(_squares_of_blocks, [tensor.reshape(-1)])))
 
-    def of_blocks(part: slice) -> list[float]:
-        with np.errstate(invalid="ignore"):
-            blocks = (flat[at : min(at + _BLOCK, part.stop)] for at in range(part.start, part.stop, _BLOCK))
-            return [float(np.square(block, dtype=np.float64).sum()) for block in blocks]
 
-    return sum(itertools.chain.from_iterable(on_parts(flat.size, of_blocks)))
+def _squares_of_blocks(values: npt.NDArray[np.float32]) -> list[float]:
+    with np.errstate(invalid="ignore"):
+        blocks = (values[at : at + _BLOCK] for at in range(0, values.size, _BLOCK))
+        return [float(np.square(block, dtype=np.float64).sum()) for block in blocks]
