@@ -1,5 +1,6 @@
 """Settings for all tests. This folder is on the import path for its sake: `builders` serves tests everywhere."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors, several test processes: threads would only wait
@@ -11,6 +12,12 @@ settings.register_profile("medseg", deadline=None)  # a deadline measures how bu
 settings.load_profile("medseg")
 
 CONTAINERS_S = 1800  # the first of them builds the images
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no look for garbage, of which pytest and a run have many, need walk all of torch."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
