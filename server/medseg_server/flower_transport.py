@@ -113,23 +113,38 @@ class FlowerTransport:
     def _ask(self, still: _Open, requests: Mapping[str, bytes], end: float) -> None:
         """Send to those whose turn it is; who is not connected gets another turn.
 
-        A repeat expires when the next one is due: a node that is busy takes one message after the other, and would work
-        through all repeats when the round is long over.
+        Neighbours with the same payload are sent to at once: none waits while it is pushed for another. A repeat
+        expires when the next one is due: a node that is busy takes one message after the other, and would work through
+        all repeats when the round is long over.
         """
         now = time.monotonic()
         due = {site: waiting for site, waiting in still.waiting.items() if waiting.ask_at <= now}
         nodes = self._connected() if due else {}
+        together, shared = dict[str, Message](), _packed(b"")
         for site, waiting in due.items():
             if site not in nodes:
                 waiting.ask_at, waiting.reason = now + LOOK_FOR_SITES_S, NOT_CONNECTED
                 continue
             ttl_s = min(waiting.repeat_s, end - now) if site in still.asked.values() else end - now
-            message = _message(requests[site], nodes[site], ttl_s=max(1.0, ttl_s))
-            pushed = list(self._grid.push_messages([message]))
-            if pushed in ([], [None]):
+            head, payload = split_payload(requests[site])
+            if payload != shared.data:
+                self._push(still, together, now)
+                together, shared = {}, _packed(payload)
+            content = RecordDict({"envelope": ArrayRecord({"head": _packed(head), "payload": shared})})
+            together[site] = Message(content, nodes[site], "query", ttl=max(1.0, ttl_s))
+        self._push(still, together, now)
+
+    def _push(self, still: _Open, messages: Mapping[str, Message], now: float) -> None:
+        """Hand messages over to Flower, by site; it says of each whether it took it, or nothing of all."""
+        if not messages:
+            return
+        pushed = tuple(self._grid.push_messages(list(messages.values()))) or (None,) * len(messages)
+        for site, identifier in zip(messages, pushed, strict=True):
+            waiting = still.waiting[site]
+            if identifier is None:
                 waiting.ask_at, waiting.reason = now + ASK_AGAIN_S, SITE_FAILED
                 continue
-            still.asked[pushed[0]] = site
+            still.asked[identifier] = site
             waiting.ask_at, waiting.reason = now + waiting.repeat_s, str(RefusalCode.DEADLINE)
             waiting.repeat_s = min(2 * waiting.repeat_s, REPEAT_S_MAX)
 
@@ -195,13 +210,9 @@ class _Pull:
             self._done.set()
 
 
-def _message(request: bytes, node: int, *, ttl_s: float) -> Message:
-    """A request as Flower's message; of one broadcast, Flower stores the payload once."""
-    head, payload = split_payload(request)
-    arrays = {
-        name: Array("uint8", (len(d),), "bytes", d) for name, d in (("head", head), ("payload", payload))
-    }
-    return Message(RecordDict({"envelope": ArrayRecord(arrays)}), node, "query", ttl=ttl_s)
+def _packed(data: bytes) -> Array:
+    """Bytes as an array, which Flower sends in pieces, and stores once where it is part of several messages."""
+    return Array("uint8", (len(data),), "bytes", data)
 
 
 def _content(reply: Message) -> tuple[bytes | None, str]:

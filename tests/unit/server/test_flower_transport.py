@@ -162,10 +162,36 @@ def test_a_reply_that_never_comes_whole_holds_up_nobody(monkeypatch: pytest.Monk
 
 
 def test_a_message_that_flower_does_not_take_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, refused = FakeGrid({site: [echo] for site in SITES}), [[], [None]]
+    grid, refused = (
+        FakeGrid({site: [echo] for site in SITES}),
+        [0, 1],
+    )  # Nones for each message; or nothing at all
     push = grid.push_messages
-    monkeypatch.setattr(grid, "push_messages", lambda ms: refused.pop() if refused else push(ms))
+    monkeypatch.setattr(
+        grid, "push_messages", lambda ms: [None] * len(ms) * refused.pop() if refused else push(ms)
+    )
     assert {site: d.envelope for site, d in exchange(grid).items()} == REQUESTS
+
+
+@pytest.mark.parametrize(("models", "pushes"), [((b"one", b"one"), [2]), ((b"one", b"two"), [1, 1])])
+def test_sites_that_get_the_same_model_are_sent_to_at_once(
+    models: tuple[bytes, bytes], pushes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, together = FakeGrid({site: [echo] for site in SITES}), list[int]()
+    push = grid.push_messages
+
+    def noted(messages: list[Message]) -> list[str]:
+        together.append(len(messages))
+        return push(messages)
+
+    monkeypatch.setattr(grid, "push_messages", noted)
+    requests = {
+        site: make_request(EXPERIMENT, weights=model, site=site)
+        for site, model in zip(SITES, models, strict=True)
+    }
+    found = FlowerTransport(grid, wait_for=(), wait_s=0.0).exchange(requests, DEADLINE_S)
+    assert {d.site: d.envelope for d in found} == requests
+    assert together == pushes
 
 
 def test_what_flower_raises_ends_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
