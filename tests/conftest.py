@@ -24,11 +24,13 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Processes that share the work take a file at a time, the tests of containers as one: they share an engine.
 
-    Containers first: they wait more than they compute, so that the other files fill the gaps.
+    Containers first: they wait more than they compute, so that the other files fill the gaps. Then files with a slow
+    test: at the end no process should have minutes of work that the others cannot share.
     """
     for item in items:
         is_of_containers = item.path.parent.name == "containers"
         item.add_marker(pytest.mark.xdist_group("containers" if is_of_containers else item.path.name))
         if is_of_containers:
             item.add_marker(pytest.mark.timeout(CONTAINERS_S))
-    items.sort(key=lambda item: item.path.parent.name != "containers")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.parent.name != "containers", item.path not in slow))

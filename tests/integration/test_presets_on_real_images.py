@@ -24,8 +24,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     [
         ("hippocampus", ["--rounds", "5"], 0.60),
         pytest.param("cardiac", ["--rounds", "2"], 0.50, marks=pytest.mark.long),
-        ("retina", ["--rounds", "12"], 0.55),
-        ("sarcoma", ["--rounds", "4"], 0.30),
+        pytest.param("retina", ["--rounds", "12"], 0.55, marks=pytest.mark.long),
+        pytest.param("sarcoma", ["--rounds", "4"], 0.30, marks=pytest.mark.long),
     ],
 )
 def test_a_short_run_of_the_preset_reaches_its_floor(call, tmp_path, preset, options, floor):
