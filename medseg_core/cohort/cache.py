@@ -185,10 +185,7 @@ def _case_key(case: Case, reading: Reading, memory: Path) -> str:
     for path in _files(case):
         try:
             digest.update(remembered_sha256(path, memory))
-        except (
-            OSError,
-            ValueError,
-        ):  # a file that is missing, or cannot be named, is reported when it is loaded
+        except (OSError, ValueError):  # missing, or of a name that cannot be: reported when it is loaded
             digest.update(b"missing")
     return digest.hexdigest()[:32]
 

@@ -19,9 +19,8 @@ from medseg_core.federation.update import ModelSpec, Role, check_names_and_shape
 WEIGHT_BITS = 20  # all weights of a round together: at most 2^20
 FRACTION_BITS: dict[Role, int] = {"parameter": 40, "buffer": 24}
 _BLOCK = 1 << 15  # elements: 256 KiB an array, so that the work of a block stays in the cache
-_LIFT = (
-    1.5 * 2.0**52
-)  # float64 has no fractions there: adding it rounds, half to even, and its low bits are an integer
+# float64 has no fractions there: adding it rounds, half to even, and leaves an integer in the low bits
+_LIFT = 1.5 * 2.0**52
 _LIFT_BITS = int(np.float64(_LIFT).view(np.int64))
 _LIFTED_MOST = 2.0**51  # what is added to it must be smaller
 

@@ -21,9 +21,7 @@ Probabilities = Float32[np.ndarray, "k *s"]
 Predictor = Callable[[Tensor], Tensor]
 
 LARGEST_WINDOW = 2  # patches: a window needs no gradients, so this fits wherever a training step did
-WINDOWS_AT_ONCE = (
-    4  # torch's 3D convolutions of one small image on a CPU take as long as those of two to four
-)
+WINDOWS_AT_ONCE = 4  # torch's 3D convolutions of one small image on a CPU take as long as those of two
 
 
 @dataclass(frozen=True)

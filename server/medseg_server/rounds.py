@@ -232,7 +232,7 @@ def _in_turn(
 ) -> _Returned:
     """What comes back of a round: `ask` those whose turn it is, and where none of them contributes those that stand in.
 
-    Whoever is to score is asked for that once, beside the first.
+    Whoever is to score is asked for that beside the first; beside the next, where nobody told.
     """
     returned = _Returned()
     for names in turns(run.experiment, tuple(described), number):

@@ -3,8 +3,8 @@
     python tests/benchmarks/stock_flower.py --out FOLDER [--millions 30]
 
 The model has so many million float32 parameters in 16 arrays; each node imports torch, as one that trains does, and
-sends the arrays back at once. A round is training and evaluation. No TLS, no node authentication: what a quickstart
-has. The last line is JSON.
+sends back the arrays, changed, at once: what Flower has stored already it would not send. A round is training and
+evaluation. No TLS, no node authentication: what a quickstart has. The last line is JSON.
 """
 
 # ruff: noqa: T201
@@ -51,7 +51,8 @@ app = ServerApp()
 @app.main()
 def main(grid, context):
     size = context.run_config["parameters"] // 16
-    arrays = ArrayRecord([np.zeros(size, np.float32) for _ in range(16)])
+    rng = np.random.default_rng(0)
+    arrays = ArrayRecord([rng.standard_normal(size, np.float32) for _ in range(16)])
     def note(number, arrays):
         with Path(context.run_config["times"]).open("a") as file:
             file.write(f"{time.time()}\\n")
@@ -60,6 +61,7 @@ def main(grid, context):
     )
 """
 CLIENT = """
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -68,7 +70,8 @@ app = ClientApp()
 
 @app.train()
 def train(message, context):
-    content = {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1})}
+    changed = [array + np.float32(context.node_id % 997 + 1) for array in message.content["arrays"].to_numpy_ndarrays()]
+    content = {"arrays": ArrayRecord(changed), "metrics": MetricRecord({"num-examples": 1})}
     return Message(RecordDict(content), reply_to=message)
 
 @app.evaluate()

@@ -102,3 +102,12 @@ def test_what_is_seen_mirrored_is_turned_back() -> None:
     assert sides.score == pytest.approx(0.5)
     same = uncertainty_of([Certain(0.9)], case, experiment)
     assert same.score == 0.0
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 48)])  # seen whole; in windows
+def test_views_of_images_of_any_size_agree_where_voxels_are_judged_alone(shape: tuple[int, int]) -> None:
+    experiment = make_experiment(training={"augmentation": {"flip": [True, True]}})
+    found = uncertainty_of([Certain(0.9)], make_case("one", shape), experiment)
+    assert found.score == 0.0
+    assert found.disagreement.max() < 1e-5
+    assert found.entropy.max() == pytest.approx(entropy_of(np.array([[0.9], [0.1]], np.float32))[0], abs=1e-5)

@@ -162,14 +162,9 @@ def test_a_reply_that_never_comes_whole_holds_up_nobody(monkeypatch: pytest.Monk
 
 
 def test_a_message_that_flower_does_not_take_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, refused = (
-        FakeGrid({site: [echo] for site in SITES}),
-        [0, 1],
-    )  # Nones for each message; or nothing at all
+    grid, refused = FakeGrid({site: [echo] for site in SITES}), [[], [None] * len(SITES)]
     push = grid.push_messages
-    monkeypatch.setattr(
-        grid, "push_messages", lambda ms: [None] * len(ms) * refused.pop() if refused else push(ms)
-    )
+    monkeypatch.setattr(grid, "push_messages", lambda ms: refused.pop() if refused else push(ms))
     assert {site: d.envelope for site, d in exchange(grid).items()} == REQUESTS
 
 
