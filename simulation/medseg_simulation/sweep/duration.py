@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from medseg_client.site_data import SiteData
-from medseg_core.cohort.patches import steps_in_pass
 from medseg_core.config import Experiment
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.prediction import segment_each
 from medseg_core.learning.weights import get_weights
+from medseg_server.participation import choose_participants, steps_of_round
 from medseg_simulation.fold import Compute
 
 BATCHES = 3  # that are timed, after one that is not: the first allocates
@@ -29,7 +29,8 @@ class Pace:
 def measure_pace(experiment: Experiment, data: Mapping[str, SiteData], compute: Compute) -> Pace:
     """Train and segment a little, on real cases, and forget it."""
     cases = [case for site in data.values() for case in site.train]
-    at_once, batch = min(compute.sites_at_once, len(data)), experiment.training.batch_size
+    asked = len(choose_participants(experiment, tuple(data), 1))
+    at_once, batch = min(compute.sites_at_once, asked), experiment.training.batch_size
     networks = [
         build_network(experiment.task, experiment.model, seed=0).to(compute.device) for _ in range(at_once)
     ]
@@ -59,13 +60,15 @@ def measure_pace(experiment: Experiment, data: Mapping[str, SiteData], compute: 
 
 def predict_training_s(experiment: Experiment, data: Mapping[str, SiteData], pace: Pace) -> float:
     """Seconds to train one model on the training cases of all sites, with its validation after the rounds."""
-    federation = experiment.federation
-    steps = sum(steps_in_pass(len(own.train), experiment.training.batch_size) for own in data.values())
-    share = (federation.participants or len(data)) / len(data)
-    validations = federation.rounds / experiment.evaluation.every_rounds
+    rounds, sites = experiment.federation.rounds, tuple(data)
+    steps = sum(
+        steps_of_round(experiment, len(data[site].train))
+        for number in range(1, rounds + 1)
+        for site in choose_participants(experiment, sites, number)
+    )
+    validations = rounds / experiment.evaluation.every_rounds
     n_validation = sum(len(own.validation) for own in data.values())
-    training_s = federation.rounds * federation.local_epochs * steps * min(1.0, share) * pace.step_s
-    return training_s + validations * n_validation * pace.case_s
+    return steps * pace.step_s + validations * n_validation * pace.case_s
 
 
 @dataclass

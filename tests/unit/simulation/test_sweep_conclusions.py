@@ -5,11 +5,12 @@ import json
 
 import jsonschema
 import pytest
+from builders import make_experiment, make_site_data
 from html_page import Page
 from rich.console import Console
 
 from medseg_simulation.commands.sweep_progress import setting_table, watch_sweep
-from medseg_simulation.sweep.duration import Forecast
+from medseg_simulation.sweep.duration import Forecast, Pace, predict_training_s
 from medseg_simulation.sweep.outcomes import Choice
 from medseg_simulation.sweep.page import render_page
 from medseg_simulation.sweep.recommendation import recommend
@@ -204,6 +205,28 @@ def test_a_forecast_is_corrected_by_what_runs_really_took():
 
     forecast.note(1, None)  # failed at once
     assert forecast.left_s == 5 * 15.0
+
+
+@pytest.mark.parametrize(
+    ("federation", "steps"),
+    [
+        ({"rounds": 4, "local_epochs": 2}, 4 * 2 * (1 + 2 + 3)),
+        ({"rounds": 4, "algorithm": "cyclic"}, 1 + 2 + 3 + 1),  # one site in turn
+        ({"rounds": 4, "algorithm": "fedrep", "fedrep": {"head_epochs": 2}}, 4 * (1 + 2) * (1 + 2 + 3)),
+        ({"rounds": 4, "participants": 1, "required_sites": ["south"]}, 4 * 2),
+    ],
+)
+def test_a_run_is_predicted_by_the_steps_of_those_who_train(federation, steps):
+    data = {
+        name: make_site_data(name, train=cases)
+        for name, cases in {"north": 2, "south": 4, "west": 6}.items()  # in batches of two
+    }
+    experiment = make_experiment(federation=federation, evaluation={"every_rounds": 2})
+    assert experiment.training.batch_size == 2
+
+    predicted = predict_training_s(experiment, data, Pace(step_s=10.0, case_s=1.0))
+
+    assert predicted == steps * 10.0 + 2 * 3 * 1.0  # and two validations at each of three sites
 
 
 def test_a_round_of_sites_that_train_alone_counts_once():
