@@ -18,7 +18,11 @@ MADE_TO: Mapping[FaultKind, str] = {
     "straggler": "answer too late in some rounds",
     "drift": "train on images that change over the rounds",
 }
-SUSPICIONS = {"small_updates": "updates far too small for its cases: it may not have trained"}
+SUSPICIONS = {
+    "small_updates": "updates far too small for its cases: it may not have trained",
+    "noise": "updates that have nothing in common with the others': it may have sent noise",
+    "against_the_others": "updates that point against the others': turned signs, or other labels or images",
+}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from medseg_core.federation.update import (
 from medseg_core.learning.weights import get_weights
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.header import SCORE, SCORED_CASES
+from medseg_server.agreement import Direction, agreement_by_chance, agreements, direction_of
 from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
 from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError, TooFewUpdatesError
@@ -151,6 +152,7 @@ class _Returned:
 
     contributed: dict[str, Record] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)  # who did not contribute, and why
+    directions: dict[str, Direction] = field(default_factory=dict)  # of the updates that contributed
     told: dict[str, Told] = field(default_factory=dict)  # scores of the model that was sent
     traffic: dict[str, int] = field(
         default_factory=lambda: {"bytes_down": 0, "bytes_up": 0}
@@ -192,6 +194,8 @@ def _round(
         run, algorithm, accumulator, ask, number=number, to_score=to_score, described=described
     )
     contributed, absent = returned.contributed, returned.absent
+    for site, agreement in agreements(returned.directions).items():
+        contributed[site]["agreement"] = agreement
     accumulator.share = sum(weights[site] for site in contributed) / sum(weights.values())
     try:
         _check_participation(run.experiment, number, contributed, absent, fewest=algorithm.fewest_sites)
@@ -213,6 +217,7 @@ def _round(
         "attempt": attempt,
         **participation(contributed, absent),
         **sending.facts,
+        "agreement_by_chance": agreement_by_chance(spec),
         "diagnostics": diagnostics,
     }
     run.store.event("round_finished", **record)
@@ -274,7 +279,7 @@ def _receive(
             returned.traffic["bytes_up"] += answer.bytes_up
         else:
             try:
-                norm = _add(
+                norm, direction = _add(
                     run.experiment, algorithm, accumulator, answer, n_cases=cases[site], weight=weights[site]
                 )
             except UpdateError as error:
@@ -282,6 +287,7 @@ def _receive(
                 run.store.event("rejected", round=number, site=site, reason=error.reason)
             else:
                 returned.contributed[site] = contribution(answer, norm)
+                returned.directions[site] = direction
         if site not in returned.told:  # who stands in may have told it before
             n_scored = described[site]["validation_cases"]
             returned.told[site] = returned.absent.get(site) or _score_in(answer, n_scored)
@@ -296,13 +302,16 @@ def _add(
     *,
     n_cases: int,
     weight: int,
-) -> float:
-    """Check the update in an answer and add it; gives its L2 norm. Raises UpdateError, also for an absent site."""
+) -> tuple[float, Direction]:
+    """Check the update in an answer and add it; gives its L2 norm and where it points.
+
+    Raises UpdateError, also for an absent site.
+    """
     specs: dict[str, ModelSpec] = {kind: spec_for(kind, accumulator.spec) for kind in algorithm.uploads}
     update, norm = _update_in(answer, specs, experiment, n_cases)
     by_gain = experiment.federation.weights == "validation_gain"
     algorithm.add(accumulator, update, weight_by_gain(answer) if by_gain else weight)
-    return norm
+    return norm, direction_of(update.delta, accumulator.spec)
 
 
 def _score_in(answer: Answer, n_cases: int) -> Told:

@@ -136,6 +136,22 @@ def test_a_free_rider_is_named_and_the_honest_are_not(tmp_path: Path) -> None:
     assert suspects(history_of(tmp_path / "plain", make_experiment(federation={"rounds": 3}))) == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [("noise", {"noise_norms": 100.0}, "noise"), ("sign_flip", {}, "against_the_others")],
+)
+@pytest.mark.parametrize("algorithm", ["fedavg", "median", "fedbn"])
+def test_a_site_that_sends_noise_or_turns_its_updates_is_named(
+    tmp_path: Path, kind: str, settings: dict[str, Any], reason: str, algorithm: str
+) -> None:
+    experiment = experiment_with(kind, rounds=4, **settings)
+    changes = {"algorithm": algorithm}
+    with_rule = experiment.model_copy(update={"federation": experiment.federation.model_copy(update=changes)})
+    batch = {"model": experiment.model.model_copy(update={"normalisation": "batch"})}
+    named = suspects(history_of(tmp_path, with_rule.model_copy(update=batch)))
+    assert {site: suspect["reason"] for site, suspect in named.items()} == {"south": reason}
+
+
 @pytest.mark.parametrize("algorithm", ["scaffold", "fednova", "feddyn"])
 def test_a_free_rider_is_named_under_algorithms_that_ask_more_of_a_site(
     tmp_path: Path, algorithm: str

@@ -135,7 +135,7 @@ def test_candidates_that_give_the_same_shared_model_are_refused_since_validation
 
 
 def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
-    known = "demo, finalists, hostile, longer, screening"
+    known = "demo, finalists, hostile, longer, participation, screening"
     with pytest.raises(ExperimentFileError, match=f"Give a sweep file, or one of {known}"):
         read_sweep("secreening")
 
