@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from medseg_core.federation.parts import on_parts
 from medseg_core.federation.update import ModelSpec, Tensors
 
 Direction = npt.NDArray[np.float32]
@@ -27,18 +28,11 @@ def direction_of(update: Tensors, spec: ModelSpec) -> Direction:
 
     Buffers are left out: they are observed, not trained.
     """
-    sums, turn = np.zeros(_SUMS), 0
-    for name in sorted(update):
-        if spec.tensors[name].role != "parameter":
-            continue
-        values = update[name].reshape(-1)
-        for at in range(0, values.size, _BLOCK):
-            block = values[at : at + _BLOCK]
-            signed = block * _SIGNS[turn : turn + block.size]
-            whole = block.size - block.size % _SUMS
-            sums += signed[:whole].reshape(-1, _SUMS).sum(axis=0, dtype=np.float64)
-            sums[: block.size - whole] += signed[whole:]
-            turn = (turn + _STRIDE) % _BLOCK
+    sums = np.zeros(_SUMS)
+    parameters = [name for name in sorted(update) if spec.tensors[name].role == "parameter"]
+    for number, name in enumerate(parameters):
+        for part in on_parts(_sums_of, [update[name].reshape(-1)], number):
+            sums += part
     return _of_length_one(sums).astype(np.float32)
 
 
@@ -46,14 +40,28 @@ def agreements(directions: Mapping[str, Direction]) -> dict[str, float]:
     """The cosine of each site's update with the sum of the others' directions; nothing with fewer than three sites."""
     if len(directions) < FEWEST_SITES:
         return {}
-    exact = {site: direction.astype(np.float64) for site, direction in sorted(directions.items())}
-    total = np.sum(list(exact.values()), axis=0)
-    return {site: float(own @ _of_length_one(total - own)) for site, own in exact.items()}
+    total = np.zeros(_SUMS)
+    for _, direction in sorted(directions.items()):
+        total += direction
+    return {site: float(own @ _of_length_one(total - own)) for site, own in sorted(directions.items())}
 
 
 def agreement_by_chance(spec: ModelSpec) -> float:
     """The standard deviation of the agreement of noise."""
     return 1 / math.sqrt(max(1, min(spec.n_parameters, _SUMS)))
+
+
+def _sums_of(values: npt.NDArray[np.float32], turns: int) -> npt.NDArray[np.float64]:
+    """With signs that are turned so many times, once more for each block."""
+    sums = np.zeros(_SUMS)
+    for at in range(0, values.size, _BLOCK):
+        block = values[at : at + _BLOCK]
+        turned = (turns + at // _BLOCK) * _STRIDE % _BLOCK
+        signed = block * _SIGNS[turned : turned + block.size]
+        whole = block.size - block.size % _SUMS
+        sums += signed[:whole].reshape(-1, _SUMS).sum(axis=0, dtype=np.float64)
+        sums[: block.size - whole] += signed[whole:]
+    return sums
 
 
 def _of_length_one(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -35,6 +35,7 @@ from medseg_core.federation.codec import decode_kinds, encode_tensors
 from medseg_core.federation.exact_sum import ExactSum
 from medseg_core.federation.update import DELTA, ClientUpdate, ModelSpec, check_update
 from medseg_core.wire.envelope import Envelope, verify
+from medseg_server.agreement import Direction, agreements, direction_of
 from medseg_server.rounds import model_spec
 
 DISTINCT = 4  # updates in memory, taken in turn: together more than a cache holds
@@ -70,11 +71,14 @@ class Round:
     def whole(self, payloads: list[bytes]) -> Tensors:
         """Ours as the round loop does it: from payloads to the weights of the next round."""
         algorithm, specs = FedAvg(), {DELTA: self.spec}
+        directions: dict[str, Direction] = {}
         accumulator = algorithm.start(self.start, self.spec)
         for number, (payload, weight) in enumerate(zip(payloads, self.weights, strict=True)):
             tensors = decode_kinds(payload, specs, main=DELTA)[DELTA]
             check_update(tensors, self.spec, max_norm=None)
             algorithm.add(accumulator, ClientUpdate(f"site-{number}", tensors, n_cases=weight), weight)
+            directions[f"site-{number}"] = direction_of(tensors, self.spec)
+        agreements(directions)
         counted = dict.fromkeys(accumulator.sites, (1, 1))
         return dict(algorithm.finish(accumulator, self.start, counted=counted)[0].weights)
 
