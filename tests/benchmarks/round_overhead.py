@@ -1,6 +1,6 @@
 """What a round of a federation costs besides training, and how much memory each process takes.
 
-    python tests/benchmarks/round_overhead.py --out FOLDER [--millions 30] [--rounds 11]
+    python tests/benchmarks/round_overhead.py --out FOLDER [--millions 30] [--rounds 11] [--codec int8]
 
 A coordinator and two phantom hospitals on loopback, with mutual TLS, train a network of so many million parameters.
 Overhead is the time from the start of a round to the start of the next, with its evaluation, minus the training of the
@@ -37,6 +37,8 @@ patch_size = [32, 32]
 cpu_threads = 1
 [federation]
 rounds = {rounds}
+[codec]
+name = "{codec}"
 """
 AIM_S = 12.0  # a round of 30 million parameters, less training
 
@@ -50,11 +52,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--millions", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--codec", default="fp32", help="of the updates, both ways")
     options = parser.parse_args()
     out = options.out.absolute()
     out.mkdir(parents=True)
     model = "\n".join(f"{key} = {value}" for key, value in model_of_size(1e6 * options.millions).items())
-    federation = make_loopback(out, EXPERIMENT.format(model=model, rounds=options.rounds), cases=4)
+    experiment = EXPERIMENT.format(model=model, rounds=options.rounds, codec=options.codec)
+    federation = make_loopback(out, experiment, cases=4)
     peaks: dict[str, float] = {}
     with federation.kept_up():
         with (out / "runs.log").open("w") as log:
@@ -79,7 +83,7 @@ def main() -> None:
     )
     theirs = json.loads(peer.stdout.splitlines()[-1])["seconds"]
     _print("rounds of stock Flower; seconds a round", theirs)
-    print(json.dumps({"rows": rows(options.millions, ours, theirs), "seconds": [ours, theirs]}))
+    print(json.dumps({"rows": rows(options, ours, theirs), "seconds": [ours, theirs]}))
 
 
 def _watch(federation: Loopback, peaks: dict[str, float]) -> None:
@@ -110,10 +114,10 @@ def _print(what: str, seconds: list[float]) -> None:
     print(f"  {statistics.median(seconds):6.1f} {min(seconds):6.1f} {max(seconds):6.1f}")
 
 
-def rows(millions: float, ours: list[float], theirs: list[float]) -> list[dict[str, object]]:
+def rows(options: argparse.Namespace, ours: list[float], theirs: list[float]) -> list[dict[str, object]]:
     """The figures with their aims."""
     seconds, ratio = statistics.median(ours), statistics.median(ours) / statistics.median(theirs)
-    size = f"2 sites x {millions:g} M, TLS on loopback, less training"
+    size = f"2 sites x {options.millions:g} M, {options.codec}, TLS on loopback, less training"
     return [
         {
             "what": f"a round of {size}",
