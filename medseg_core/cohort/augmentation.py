@@ -1,8 +1,9 @@
-"""Random changes of training patches: nnU-Net's, written for a batch on a CPU; they run where the batch is.
+"""Random changes of training patches: nnU-Net's, written for a batch; they run where the batch is.
 
 Everything is drawn from the generator that is passed, on the CPU. Each sample takes one number from it and draws
 the rest from a generator of its own, so that its changes depend on its place in the stream, neither on the
-batch size nor on what other samples drew.
+batch size nor on what other samples drew. All is drawn before anything changes: each kind of change is made for all
+samples that drew it together, and nobody waits for an accelerator.
 
 What lies outside the patch is unknown: images repeat their border there, labels become IGNORE. (Background
 would teach the network that a structure ends where a patch cuts it.)
@@ -11,7 +12,9 @@ Source of the transforms, their order and their ranges: Isensee et al. 2021, sup
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Integer
@@ -23,6 +26,7 @@ from medseg_core.types import IGNORE
 
 Images = Float[Tensor, "b c *s"]
 Labels = Integer[Tensor, "b *s"]
+Drawn = TypeVar("Drawn")
 
 NOISE_SIGMA = (0.0, 0.1)
 BLUR_SIGMA = (0.5, 1.0)  # voxels
@@ -51,69 +55,92 @@ def augment(
     Labels keep their type and take only values that they had, or IGNORE. Deterministic given the generator's state.
     """
     seeds = torch.randint(2**62, (len(images),), generator=generator, device=generator.device)
-    changed = [
-        _augment_one(image, label, settings, torch.Generator().manual_seed(seed), optional)
-        for image, label, seed in zip(images, labels, seeds.tolist(), strict=True)
-    ]
-    return torch.stack([image for image, _ in changed]), torch.stack([label for _, label in changed])
+    drawn = [_draw(images.shape[1:], settings, _seeded(seed), optional) for seed in seeds.tolist()]
+    missing = _empty_channels(images, optional)
+    images, labels = images.clone(), labels.clone()
+    together = 1 if images.device.type == "cpu" else len(images)  # one sample stays in a CPU's cache
+    for first in range(0, len(images), together):
+        some = slice(first, first + together)
+        _augment_in_place(images[some], labels[some], drawn[some])
+    return _without(images, missing, [changes.dropped for changes in drawn]), labels
 
 
-def _augment_one(
-    image: Tensor, label: Tensor, settings: Augmentation, rng: torch.Generator, optional: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """One sample `(c, *s)` and `(*s)`."""
-    missing = [channel for channel in optional if not image[channel].any()]
-    source = _source_positions(label.shape, settings, rng, image.device)
-    if source is not None:
-        image, label = _resample(image, label, source)
-    if _chance(settings.noise, rng):
-        image = _add_noise(image, rng)
-    if _chance(settings.blur, rng):
-        image = _blur(image, rng)
-    if _chance(settings.brightness, rng):
-        image = image * _one_a_channel(image, BRIGHTNESS, rng)
-    if _chance(settings.contrast, rng):
-        image = _change_contrast(image, rng)
-    if _chance(settings.low_resolution, rng):
-        image = _lower_resolution(image, rng)
-    if _chance(settings.gamma, rng):
-        image = _change_gamma(image, rng)
-    axes = [axis for axis, may_flip in enumerate(settings.flip) if may_flip and _chance(0.5, rng)]
-    image, label = image.flip([axis + 1 for axis in axes]), label.flip(axes)
-    dropped = [channel for channel in optional if _chance(settings.channel_dropout, rng)]
-    return _without(image, missing, dropped), label
+def _augment_in_place(images: Tensor, labels: Tensor, drawn: Sequence["_Changes"]) -> None:
+    _move([changes.motion for changes in drawn], images, labels)
+    _change(images, [changes.noise for changes in drawn], _add_noise)
+    _change(images, [changes.blur for changes in drawn], _blur)
+    _change(images, [changes.brightness for changes in drawn], _brighten)
+    _change(images, [changes.contrast for changes in drawn], _change_contrast)
+    _change(images, [changes.low_resolution for changes in drawn], _lower_resolution)
+    _change(images, [changes.gamma for changes in drawn], _change_gamma)
+    for axes in {changes.flips for changes in drawn if changes.flips}:
+        flips = [axes if changes.flips == axes else None for changes in drawn]
+        _change(images, flips, _flip)
+        _change(labels, flips, _flip)
 
 
-# ---- where each voxel comes from ------------------------------------------------------------------------
+# ---- what is drawn for a sample --------------------------------------------------------------------------
 
 
-def _source_positions(
-    shape: Sequence[int], settings: Augmentation, rng: torch.Generator, device: torch.device
-) -> Tensor | None:
-    """For each voxel its source `(d, *s)`, -1 to 1 from edge to edge; None where nothing moves."""
+@dataclass(frozen=True)
+class _Motion:
+    """Of d axes."""
+
+    matrix: Tensor  # (d, d)
+    bend: Tensor | None  # displacements of control points (d, *[CONTROL_POINTS] * d), 2 from edge to edge
+
+
+@dataclass(frozen=True)
+class _Gamma:
+    sign: int
+    exponents: Tensor  # (c,)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Of one sample `(c, *s)`; None where nothing changes."""
+
+    motion: _Motion | None
+    noise: Tensor | None  # (c, *s)
+    blur: float | None  # sigma in voxels
+    brightness: Tensor | None  # factors (c,)
+    contrast: Tensor | None  # factors (c,)
+    low_resolution: float | None  # share of the voxels along each axis
+    gamma: _Gamma | None
+    flips: tuple[int, ...]  # spatial axes, counted from the last one, -1
+    dropped: Sequence[int]  # channels
+
+
+def _draw(
+    shape: Sequence[int], settings: Augmentation, rng: torch.Generator, optional: Sequence[int]
+) -> _Changes:
+    """For a sample of `shape` `(c, *s)`; the fields are drawn in their order."""
+    channels, *space = shape
+    return _Changes(
+        motion=_draw_motion(len(space), settings, rng),
+        noise=_draw_noise(shape, rng) if _chance(settings.noise, rng) else None,
+        blur=_uniform(*BLUR_SIGMA, rng) if _chance(settings.blur, rng) else None,
+        brightness=_factors(channels, BRIGHTNESS, rng) if _chance(settings.brightness, rng) else None,
+        contrast=_factors(channels, CONTRAST, rng) if _chance(settings.contrast, rng) else None,
+        low_resolution=_uniform(*LOW_RESOLUTION, rng) if _chance(settings.low_resolution, rng) else None,
+        gamma=_draw_gamma(channels, rng) if _chance(settings.gamma, rng) else None,
+        flips=tuple(axis - len(space) for axis, may in enumerate(settings.flip) if may and _chance(0.5, rng)),
+        dropped=[channel for channel in optional if _chance(settings.channel_dropout, rng)],
+    )
+
+
+def _draw_motion(dims: int, settings: Augmentation, rng: torch.Generator) -> _Motion | None:
     rotates, scales, bends = (
         _chance(p, rng) for p in (settings.rotation, settings.scaling, settings.elastic)
     )
     if not (rotates or scales or bends):
         return None
-    matrix = torch.eye(len(shape))
+    matrix = torch.eye(dims)
     if rotates:
-        matrix = _rotation(len(shape), math.radians(settings.rotation_degrees), rng)
+        matrix = _rotation(dims, math.radians(settings.rotation_degrees), rng)
     if scales:
         matrix = matrix / _away_from_one(settings.scaling_range, rng)
-    source = _affine_positions(shape, matrix, device)
-    return source + _bending(shape, rng, device) if bends else source
-
-
-def _affine_positions(shape: Sequence[int], matrix: Tensor, device: torch.device) -> Tensor:
-    """`matrix @ voxel` about the middle, for every voxel, as sums over axes: faster than `affine_grid`."""
-    dims = len(shape)
-    position = torch.zeros(dims, *[1] * dims, device=device)
-    for axis, n in enumerate(shape):
-        voxels = torch.arange(n) - (n - 1) / 2
-        step = torch.outer(matrix[:, axis] * 2 / torch.tensor(shape), voxels).to(device)  # (d, n)
-        position = position + step.view(dims, *(n if a == axis else 1 for a in range(dims)))
-    return position
+    return _Motion(matrix, _draw_bend(dims, rng) if bends else None)
 
 
 def _rotation(dims: int, largest: float, rng: torch.Generator) -> Tensor:
@@ -128,91 +155,183 @@ def _rotation(dims: int, largest: float, rng: torch.Generator) -> Tensor:
     return matrix
 
 
-def _bending(shape: Sequence[int], rng: torch.Generator, device: torch.device) -> Tensor:
-    """A smooth random displacement `(d, *s)`, linear between control points, `2 / CONTROL_POINTS` apart."""
+def _draw_bend(dims: int, rng: torch.Generator) -> Tensor:
+    """Control points are `2 / CONTROL_POINTS` apart."""
     strength = _uniform(*ELASTIC, rng) * 2 / CONTROL_POINTS
-    coarse = torch.rand((len(shape), *[CONTROL_POINTS] * len(shape)), generator=rng) * 2 - 1
-    return _along_each_axis((coarse * strength).to(device), [_linear(n, CONTROL_POINTS) for n in shape])
+    return (torch.rand((dims, *[CONTROL_POINTS] * dims), generator=rng) * 2 - 1) * strength
 
 
-def _resample(image: Tensor, label: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """Image linear, label nearest, at `source`."""
-    grid = source.flip(0).movedim(0, -1).unsqueeze(0)  # (1, *s, d), the last axis first
-    image = functional.grid_sample(image.unsqueeze(0), grid, padding_mode="border", align_corners=False)[0]
-    shifted = (label.to(image.dtype) - IGNORE)[None, None]  # so that the 0 outside means IGNORE
-    nearest = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)[0, 0]
-    return image, (nearest + IGNORE).to(label.dtype)
-
-
-# ---- intensities ----------------------------------------------------------------------------------------
-
-
-def _add_noise(image: Tensor, rng: torch.Generator) -> Tensor:
+def _draw_noise(shape: Sequence[int], rng: torch.Generator) -> Tensor:
     """Gaussian, equally strong in all channels."""
     sigma = _uniform(*NOISE_SIGMA, rng)
-    return image + torch.randn(image.shape, generator=rng).to(image) * sigma
+    return torch.randn(*shape, generator=rng) * sigma
 
 
-def _blur(image: Tensor, rng: torch.Generator) -> Tensor:
-    """Gaussian; at the border the mean of what is inside."""
-    sigma = _uniform(*BLUR_SIGMA, rng)
-    return _along_each_axis(image, [_gaussian(n, sigma) for n in image.shape[1:]])
-
-
-def _lower_resolution(image: Tensor, rng: torch.Generator) -> Tensor:
-    """As if scanned with fewer voxels: some are picked, the rest is linear between them."""
-    fraction = _uniform(*LOW_RESOLUTION, rng)
-    return _along_each_axis(image, [_coarsening(n, max(1, round(n * fraction))) for n in image.shape[1:]])
-
-
-def _change_contrast(image: Tensor, rng: torch.Generator) -> Tensor:
-    """Away from or towards the channel's mean, within the channel's range."""
-    axes = list(range(1, image.ndim))
-    low, high, mean = (measure(axes, keepdim=True) for measure in (image.amin, image.amax, image.mean))
-    return ((image - mean) * _one_a_channel(image, CONTRAST, rng) + mean).clamp(low, high)
-
-
-def _change_gamma(image: Tensor, rng: torch.Generator) -> Tensor:
-    """A power of the intensities, or of their negative; mean and standard deviation of a channel stay."""
+def _draw_gamma(channels: int, rng: torch.Generator) -> _Gamma:
     sign = -1 if _chance(GAMMA_OF_NEGATIVE, rng) else 1
-    exponents = torch.tensor([_away_from_one(GAMMA, rng) for _ in image]).to(image)
-    axes = list(range(1, image.ndim))
-    low, high = (image * sign).amin(axes, keepdim=True), (image * sign).amax(axes, keepdim=True)
-    changed = ((image * sign - low) / (high - low).clamp(min=TINY)).pow(_as_channels(exponents, image)) * sign
-    deviation, mean = _deviation_and_mean(image)
+    return _Gamma(sign, torch.tensor([_away_from_one(GAMMA, rng) for _ in range(channels)]))
+
+
+# ---- changes of the samples that drew them: the first argument in place ------------------------------------
+
+
+def _change(
+    batch: Tensor, drawn: Sequence[Drawn | None], change: Callable[[Tensor, Sequence[Drawn]], Tensor]
+) -> None:
+    """`change` gets those of the batch that drew something, and what they drew."""
+    values = [each for each in drawn if each is not None]
+    if len(values) == len(batch):
+        batch.copy_(change(batch, values))
+    elif values:
+        index = _beside(batch, torch.tensor([n for n, each in enumerate(drawn) if each is not None]))
+        batch.index_copy_(0, index, change(batch.index_select(0, index), values))
+
+
+def _move(motions: Sequence[_Motion | None], images: Tensor, labels: Tensor) -> None:
+    """Image linear, label nearest."""
+    chosen = [motion for motion in motions if motion]
+    if not chosen:
+        return
+    source = _source_positions(labels.shape[1:], chosen, images.device)
+    grid = source.flip(1).movedim(1, -1)  # (n, *s, d), the last axis first
+    _change(images, motions, lambda some, _: _linear_at(grid, some))
+    _change(labels, motions, lambda some, _: _nearest_at(grid, some))
+
+
+def _linear_at(grid: Tensor, images: Tensor) -> Tensor:
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _nearest_at(grid: Tensor, labels: Tensor) -> Tensor:
+    shifted = (labels.to(grid.dtype) - IGNORE).unsqueeze(1)  # so that the 0 outside means IGNORE
+    nearest = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)
+    return (nearest[:, 0] + IGNORE).to(labels.dtype)
+
+
+def _source_positions(shape: Sequence[int], motions: Sequence[_Motion], device: torch.device) -> Tensor:
+    """For each voxel its source `(n, d, *s)`, -1 to 1 from edge to edge.
+
+    `matrix @ voxel` about the middle as sums over axes: faster than `affine_grid`.
+    """
+    dims, matrices = len(shape), torch.stack([motion.matrix for motion in motions])
+    source = torch.zeros(1, dims, *[1] * dims, device=device)
+    for axis, n in enumerate(shape):
+        voxels = torch.arange(n) - (n - 1) / 2
+        step = (matrices[:, :, axis] * 2 / torch.tensor(shape)).unsqueeze(2) * voxels  # (n, d, voxels)
+        along = (n if a == axis else 1 for a in range(dims))
+        source = source + _beside(source, step).view(len(motions), dims, *along)
+    _change(source, [motion.bend for motion in motions], _bend)
+    return source
+
+
+def _bend(positions: Tensor, bends: Sequence[Tensor]) -> Tensor:
+    """By smooth displacements, linear between control points."""
+    matrices = [_linear(n, CONTROL_POINTS) for n in positions.shape[2:]]
+    return positions + _along_each_axis(_beside(positions, torch.stack(list(bends))), matrices)
+
+
+def _add_noise(images: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    return images + _beside(images, torch.stack(list(noises)))
+
+
+def _blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Gaussian; at the border the mean of what is inside."""
+    return _along_each_axis(
+        images, [torch.stack([_gaussian(n, sigma) for sigma in sigmas]) for n in images.shape[2:]]
+    )
+
+
+def _brighten(images: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    return images * _as_channels(factors, images)
+
+
+def _lower_resolution(images: Tensor, fractions: Sequence[float]) -> Tensor:
+    """As if scanned with fewer voxels: some are picked, the rest is linear between them."""
+    matrices = [
+        torch.stack([_coarsening(n, max(1, round(n * fraction))) for fraction in fractions])
+        for n in images.shape[2:]
+    ]
+    return _along_each_axis(images, matrices)
+
+
+def _change_contrast(images: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """Away from or towards the channel's mean, within the channel's range."""
+    axes = list(range(2, images.ndim))
+    low, high, mean = (measure(axes, keepdim=True) for measure in (images.amin, images.amax, images.mean))
+    return ((images - mean) * _as_channels(factors, images) + mean).clamp(low, high)
+
+
+def _change_gamma(images: Tensor, gammas: Sequence[_Gamma]) -> Tensor:
+    """A power of the intensities, or of their negative; mean and standard deviation of a channel stay."""
+    signs = _as_channels([torch.tensor([float(gamma.sign)]) for gamma in gammas], images)
+    exponents = _as_channels([gamma.exponents for gamma in gammas], images)
+    axes, signed = list(range(2, images.ndim)), images * signs
+    low, high = signed.amin(axes, keepdim=True), signed.amax(axes, keepdim=True)
+    changed = ((signed - low) / (high - low).clamp(min=TINY)).pow(exponents) * signs
+    deviation, mean = _deviation_and_mean(images)
     new_deviation, new_mean = _deviation_and_mean(changed)
     return (changed - new_mean) * (deviation / new_deviation.clamp(min=TINY)) + mean
 
 
-def _without(image: Tensor, missing: Sequence[int], dropped: Sequence[int]) -> Tensor:
+def _flip(batch: Tensor, axes: Sequence[tuple[int, ...]]) -> Tensor:
+    """All along the same axes."""
+    return batch.flip(axes[0])
+
+
+def _empty_channels(images: Tensor, optional: Sequence[int]) -> Tensor | None:
+    """The optional channels that are 0 all over, `(b, c)`; None where none is optional."""
+    if not optional:
+        return None
+    empty = torch.zeros(images.shape[:2], dtype=torch.bool, device=images.device)
+    for channel in optional:
+        empty[:, channel] = ~images[:, channel].flatten(1).any(1)
+    return empty
+
+
+def _without(images: Tensor, missing: Tensor | None, dropped: Sequence[Sequence[int]]) -> Tensor:
     """Zeros for missing channels, which noise has filled, and for dropped ones unless nothing would be left."""
-    gone = {*missing, *dropped}
-    if gone and len(gone) == len(image):
-        gone = set(missing)
-    if not gone:
-        return image
-    return image.index_fill(0, torch.tensor(sorted(gone), dtype=torch.long, device=image.device), 0)
+    if missing is None:
+        return images
+    marked = torch.zeros(images.shape[:2], dtype=torch.bool)
+    for sample, channels in enumerate(dropped):
+        marked[sample, list(channels)] = True
+    gone = missing | _beside(images, marked)
+    gone = missing.where(gone.all(1, keepdim=True), gone)
+    return images.masked_fill(gone.view(*gone.shape, *[1] * (images.ndim - 2)), 0)
 
 
-def _deviation_and_mean(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel, `(c, 1, ..)`; in two steps, as `torch.std_mean` takes four times as long."""
-    axes = list(range(1, image.ndim))
-    mean = image.mean(axes, keepdim=True)
-    return (image - mean).square().mean(axes, keepdim=True).sqrt(), mean
+def _deviation_and_mean(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, `(n, c, 1, ..)`; in two steps, as `torch.std_mean` takes four times as long."""
+    axes = list(range(2, images.ndim))
+    mean = images.mean(axes, keepdim=True)
+    return (images - mean).square().mean(axes, keepdim=True).sqrt(), mean
+
+
+def _as_channels(values: Sequence[Tensor], images: Tensor) -> Tensor:
+    """`(c,)` of each sample as `(n, c, 1, ..)`, to go with images `(n, c, *s)`."""
+    stacked = torch.stack(list(values))
+    return _beside(images, stacked.view(*stacked.shape, *[1] * (images.ndim - 2)))
+
+
+def _beside(images: Tensor, values: Tensor) -> Tensor:
+    """`values`, drawn on the CPU, where the images are; work that is under way there goes on meanwhile."""
+    return values.to(images.device, non_blocking=images.device.type == "cuda")
 
 
 # ---- linear maps along the axes -------------------------------------------------------------------------
 
 
-def _along_each_axis(image: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Each spatial axis of `(c, *s)` times its matrix `(new, old)`; for a patch faster than convolutions.
+def _along_each_axis(images: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Each spatial axis of `(n, c, *s)` times its matrix `(new, old)`, or one of each sample `(n, new, old)`.
 
-    Each step maps the first spatial axis and puts it last, so that the order in the end is the old one.
+    For a patch faster than convolutions. Each step maps the first spatial axis and puts it last, so that the order in
+    the end is the old one.
     """
     for matrix in matrices:
-        mapped = image.flatten(2).transpose(1, 2) @ matrix.to(image).T  # (c, the rest, new)
-        image = mapped.view(len(image), *image.shape[2:], len(matrix))
-    return image
+        right = _beside(images, matrix if matrix.ndim == 2 else matrix.unsqueeze(1)).mT
+        mapped = images.flatten(3).transpose(2, 3) @ right  # (n, c, the rest, new)
+        images = mapped.view(*images.shape[:2], *images.shape[3:], matrix.shape[-2])
+    return images
 
 
 def _linear(new: int, old: int) -> Tensor:
@@ -254,11 +373,10 @@ def _away_from_one(bounds: tuple[float, float], rng: torch.Generator) -> float:
     return _uniform(low, 1.0, rng) if _chance(0.5, rng) else _uniform(1.0, high, rng)
 
 
-def _one_a_channel(image: Tensor, bounds: tuple[float, float], rng: torch.Generator) -> Tensor:
-    """A uniform factor for each channel, `(c, 1, ..)`."""
-    return _as_channels(torch.tensor([_uniform(*bounds, rng) for _ in image]).to(image), image)
+def _factors(channels: int, bounds: tuple[float, float], rng: torch.Generator) -> Tensor:
+    """A uniform factor for each channel, `(c,)`."""
+    return torch.tensor([_uniform(*bounds, rng) for _ in range(channels)])
 
 
-def _as_channels(values: Tensor, image: Tensor) -> Tensor:
-    """`(c,)` as `(c, 1, ..)`, to go with an image `(c, *s)`."""
-    return values.view(-1, *[1] * (image.ndim - 1))
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +51,7 @@ def batches(
         shuffled = order.permutation(len(cases))
         for start in range(0, len(cases), training.batch_size):
             chosen = [cases[n] for n in shuffled[start : start + training.batch_size]]
-            drawn = [_patch(case, training, places) for case in chosen]
-            images, labels = (_on(device, arrays) for arrays in zip(*drawn, strict=True))
+            images, labels = _patches(chosen, training, places, device)
             if training.augmentation:
                 images, labels = augment(images, labels, training.augmentation, effects, optional=optional)
             yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
@@ -71,23 +69,33 @@ def one_ahead(drawn: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _on(device: torch.device, arrays: Sequence[npt.NDArray[Any]]) -> Tensor:
-    """The arrays as one tensor on `device`; to a CUDA device the copy goes beside the work that it has."""
-    tensor = torch.from_numpy(np.stack(arrays))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def steps_in_pass(n_cases: int, batch_size: int) -> int:
     """Batches that one pass over the training cases takes."""
     return -(-n_cases // batch_size)
 
 
-def _patch(
-    case: PreprocessedCase, training: Training, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """One patch `(c, *patch_size)` and its label `(*patch_size)`.
+def _patches(
+    cases: Sequence[PreprocessedCase], training: Training, rng: np.random.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A patch of each case; to a CUDA device the copy goes beside the work that it has."""
+    size, pinned = training.patch_size, device.type == "cuda"
+    images = torch.zeros(len(cases), cases[0].image.shape[0], *size, pin_memory=pinned)
+    labels = torch.zeros(len(cases), *size, dtype=torch.uint8, pin_memory=pinned)
+    for case, image, label in zip(cases, images.numpy(), labels.numpy(), strict=True):
+        _fill(image, label, case, training, rng)
+    return images.to(device, non_blocking=pinned), labels.to(device, non_blocking=pinned)
 
-    Where the image is smaller than the patch it lies in the middle of zeros (the mean of a z-scored image).
+
+def _fill(
+    image: npt.NDArray[np.float32],
+    label: npt.NDArray[np.uint8],
+    case: PreprocessedCase,
+    training: Training,
+    rng: np.random.Generator,
+) -> None:
+    """Write one patch into `image` `(c, *patch_size)` and `label` `(*patch_size)`, which are zeros.
+
+    Where the case is smaller than the patch it lies in the middle of zeros (the mean of a z-scored image).
     """
     centre = _centre(case, training.foreground_fraction, rng)
     inside, outside = [], []
@@ -97,11 +105,8 @@ def _patch(
         taken = min(length, size - start)
         inside.append(slice(start, start + taken))
         outside.append(slice(pad, pad + taken))
-    image = np.zeros((case.image.shape[0], *training.patch_size), np.float32)
-    label = np.zeros(training.patch_size, np.uint8)
     image[(slice(None), *outside)] = case.image[(slice(None), *inside)]
     label[tuple(outside)] = case.label[tuple(inside)]
-    return image, label
 
 
 def _centre(case: PreprocessedCase, foreground_fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
@@ -110,6 +115,7 @@ def _centre(case: PreprocessedCase, foreground_fraction: float, rng: np.random.G
     wants_foreground = rng.random() < foreground_fraction
     if not wants_foreground or not len(case.foreground):
         return anywhere
-    label = rng.choice(np.unique(case.foreground[:, 0]))  # each label alike, however small
-    rows = case.foreground[case.foreground[:, 0] == label]
-    return tuple(int(n) for n in rows[rng.integers(len(rows)), 1:])
+    labels = case.foreground[:, 0]
+    label = rng.choice(np.flatnonzero(np.bincount(labels)))  # each label alike, however small
+    rows = np.flatnonzero(labels == label)
+    return tuple(int(n) for n in case.foreground[rows[rng.integers(len(rows))], 1:])

@@ -15,8 +15,9 @@ from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment, Training
 from medseg_core.errors import OutOfMemoryError, RoundOverError
 from medseg_core.learning.generator import seeded_generator
+from medseg_core.learning.gradients import Gradients
 from medseg_core.learning.local_rule import LocalRule
-from medseg_core.learning.losses import Loss, build_loss, mark_unknown
+from medseg_core.learning.losses import build_loss, mark_unknown
 from medseg_core.learning.weights import set_weights, to_array
 from medseg_core.seeding import derive_seed
 
@@ -60,8 +61,7 @@ def train_locally(
 
     `rule` is what the algorithm does besides; what it gives is in it afterwards. `memory` is what an earlier round
     returned, or None for a fresh optimiser. On the CPU the result depends only on the arguments and the number of
-    threads. A batch goes through the network in `parts`, one after the other, whose gradients add up: less memory, and
-    not quite the same step, see `_add_gradients`.
+    threads. A batch goes through the network in `parts`: less memory, and not quite the same step, see `Gradients`.
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
@@ -73,12 +73,20 @@ def train_locally(
     network.train()
     optimiser = _build_optimiser(network, training)
     _restore(optimiser, network, memory or {})
-    loss_of = build_loss(training.loss, experiment.task.n_classes)
 
     in_pass = steps_in_pass(len(cases), training.batch_size)
     passes = federation.local_epochs + rule.extra_passes
     steps = passes * in_pass
-    in_bf16 = _wants_bf16(training, device)
+    gradients = Gradients(
+        network,
+        build_loss(training.loss, experiment.task.n_classes),
+        rule,
+        parts=parts,
+        in_bf16=_wants_bf16(training, device),
+    )
+    if not experiment.model.dropout:  # which would draw from other states of the generator
+        gradients.record(steps)
+    parameters = list(network.parameters())  # to look for them in each step takes as long as to prepare a patch
     losses, waiting_s, began = [], 0.0, time.perf_counter()
     with (
         device_guard(device, training),
@@ -99,15 +107,11 @@ def train_locally(
             rates.append(learning_rate_at(progress, training))
             for group in optimiser.param_groups:
                 group["lr"] = rates[-1]
-            optimiser.zero_grad(set_to_none=True)
-            loss = _add_gradients(
-                network, loss_of, rule, batch, unknown=unknown, parts=parts, in_bf16=in_bf16
-            )
+            losses.append(gradients.of(batch, unknown))
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
-                nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip_norm)
+                nn.utils.clip_grad_norm_(parameters, training.gradient_clip_norm)
             optimiser.step()
-            losses.append(loss)
         mean_loss = float(torch.stack(losses).mean())  # an accelerator has done all its steps then
         training_s = time.perf_counter() - began - waiting_s
     rule.end(network, rates, training.momentum)
@@ -146,34 +150,6 @@ def _batches(
         device=device,
     )
     return one_ahead(drawn) if device.type == "cpu" else drawn
-
-
-def _add_gradients(
-    network: nn.Module,
-    loss_of: Loss,
-    rule: LocalRule,
-    batch: Batch,
-    *,
-    unknown: Tensor,
-    parts: int,
-    in_bf16: bool,
-) -> Tensor:
-    """Gradients of a batch, which goes through the network in `parts`; returns its loss, without what the rule adds.
-
-    The loss is the mean of those of the parts, by samples. That is the batch's where each part holds as much of each
-    class, in truth and as predicted; else not, for a loss counts overlaps, and annotated voxels, over all that it is
-    given at once. Batch normalisation, too, takes its statistics of each part alone.
-    """
-    losses, images = [], batch.images  # (b, c, *s)
-    in_parts = (each.chunk(parts) for each in (images, batch.labels, unknown))
-    for image, label, hidden in zip(*in_parts, strict=True):
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=in_bf16):
-            loss = loss_of(network(image), label, hidden) * (len(image) / len(images))  # logits (b, k, *s)
-            extra = rule.extra_loss(network, image)
-        whole = loss if extra is None else loss + extra * (len(image) / len(images))
-        whole.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
 
 
 def learning_rate_at(progress: float, training: Training) -> float:

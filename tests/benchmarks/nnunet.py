@@ -75,7 +75,7 @@ def installed(folder: Path) -> str:
 def prepare_nnunet(data: Path, out: Path) -> None:
     """The cases under nnU-Net's names, planned and preprocessed by it."""
     raw = out / "raw" / DATASET
-    if (out / "preprocessed" / DATASET / CONFIGURATION).exists():
+    if (out / "preprocessed" / DATASET / f"nnUNetPlans_{CONFIGURATION}").exists():
         return
     for folder in ("imagesTr", "labelsTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ class Medseg:
         self._experiment = parse_experiment(document, source="nnunet.py")
         task, cache = self._experiment.task, options.out / "cache"
         self._cases = prepare_cohort(options.data, task, cache, threads=2, on_warning=print)
-        self._network = peer.network.to(device)
+        self._network = getattr(peer.network, "_orig_mod", peer.network).to(device)  # not as nnU-Net compiles it
         lay_out(self._network)
 
     def samples_a_second(self, steps: int) -> float:
