@@ -86,7 +86,9 @@ def train_locally(
     )
     if not experiment.model.dropout:  # which would draw from other states of the generator
         gradients.record(steps)
-    parameters = list(network.parameters())  # to look for them in each step takes as long as to prepare a patch
+    parameters = list(
+        network.parameters()
+    )  # to look for them in each step takes as long as to prepare a patch
     losses, waiting_s, began = [], 0.0, time.perf_counter()
     with (
         device_guard(device, training),

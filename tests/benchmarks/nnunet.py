@@ -170,7 +170,9 @@ class Medseg:
         self._experiment = parse_experiment(document, source="nnunet.py")
         task, cache = self._experiment.task, options.out / "cache"
         self._cases = prepare_cohort(options.data, task, cache, threads=2, on_warning=print)
-        self._network = getattr(peer.network, "_orig_mod", peer.network).to(device)  # not as nnU-Net compiles it
+        self._network = getattr(peer.network, "_orig_mod", peer.network).to(
+            device
+        )  # not as nnU-Net compiles it
         lay_out(self._network)
 
     def samples_a_second(self, steps: int) -> float:
