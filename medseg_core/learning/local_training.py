@@ -86,9 +86,7 @@ def train_locally(
     )
     if not experiment.model.dropout:  # which would draw from other states of the generator
         gradients.record(steps)
-    parameters = list(
-        network.parameters()
-    )  # to look for them in each step takes as long as to prepare a patch
+    parameters = list(network.parameters())  # once: a walk through the modules takes as long as a patch
     losses, waiting_s, began = [], 0.0, time.perf_counter()
     with (
         device_guard(device, training),
@@ -116,6 +114,7 @@ def train_locally(
             optimiser.step()
         mean_loss = float(torch.stack(losses).mean())  # an accelerator has done all its steps then
         training_s = time.perf_counter() - began - waiting_s
+    network.zero_grad(set_to_none=True)  # until the next round nobody needs their memory
     rule.end(network, rates, training.momentum)
     report = TrainingReport(
         n_cases=len(cases), n_steps=steps, loss=mean_loss, training_s=training_s, waiting_s=waiting_s

@@ -4,44 +4,32 @@
 
 DATA holds the folders `hippocampus`, `retina` and `sarcoma`, each with a manifest.csv or in another layout that medseg
 reads: what `medseg-simulate fetch hippocampus` makes is to be renamed. Every run is a process of its own, started as a
-researcher would start it, so wall time and memory are those of the whole command. A run that is there already is not
-repeated. Prints Markdown tables and writes `accuracy.json`.
+researcher would start it, so wall time and memory are those of the whole command. A run of the same experiment, data
+and commit that is there already is not repeated. Prints Markdown tables and writes `accuracy.json`.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from kept_runs import ensure_run, preset_with
+
 from medseg_core.assessment.scores import by_site, own_site_cases, paired_difference, read_cases
 
-OPTIONS = {
-    "hippocampus": ["--baselines", "pooled"],
-    "retina": ["--baselines", "local", "--folds", "5"],
-    "sarcoma": ["--baselines", "local", "--folds", "5"],
+HOW: dict[str, dict[str, Any]] = {
+    "hippocampus": {"baselines": ["pooled"]},
+    "retina": {"baselines": ["local"], "folds": 5},
+    "sarcoma": {"baselines": ["local"], "folds": 5},
 }
 
 
 def run(task: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
-    """One run from the command line, and what it gave."""
+    """One run, and what it gave."""
     folder = out / f"{task}-{seed}"
-    if not (folder / "summary.json").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "medseg_simulation",
-            "run",
-            "--preset",
-            task,
-            "--data",
-            str(data / task),
-        ]
-        command += ["--out", str(folder), "--seed", str(seed), "--cache", str(out / f"cache-{task}-{seed}")]
-        subprocess.run([*command, *OPTIONS[task], *(["--resume"] if folder.exists() else [])], check=True)
-    summary = json.loads((folder / "summary.json").read_text())
+    experiment = preset_with(task, {"federation": {"seed": seed}, "simulation": HOW[task]})
+    summary = ensure_run(folder, experiment, data / task, out / f"cache-{task}-{seed}")
     return {"summary": summary, "sites": differences(folder, summary) if summary["local"] else {}}
 
 

@@ -13,18 +13,14 @@ last line, the rows for `make benchmark`.
 
 import argparse
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kept_runs import ensure_run, preset_with
+
 from medseg_core.assessment.scores import CaseScores, paired_difference, read_cases
-from medseg_core.config import Experiment, experiment_sha256, experiment_toml
-from medseg_core.version import commit
-from medseg_simulation.preset_files import read_preset
 
 AIMS = {
     "int8": (0.27, 0.002),
@@ -35,37 +31,13 @@ AIMS = {
 
 def run(preset: str, data: Path, codec: str, seed: int, out: Path) -> dict[str, Any]:
     """One run's summary and test cases."""
-    folder, experiment = out / f"{preset}-{codec}-{seed}", experiment_of(preset, codec, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    keep_if_made_by(folder, experiment, data)
-    if not (folder / "summary.json").exists():
-        file = out / f"{folder.name}.toml"
-        file.write_text(experiment_toml(experiment))
-        command = [sys.executable, "-m", "medseg_simulation", "run", str(file), "--data", str(data)]
-        command += ["--out", str(folder), "--cache", str(out / "cache")]
-        subprocess.run([*command, *(["--resume"] if folder.exists() else [])], check=True, stdout=sys.stderr)
-    summary = json.loads((folder / "summary.json").read_text())
+    folds = {"folds": 5} if preset in ("retina", "sarcoma") else {}
+    experiment = preset_with(
+        preset, {"federation": {"seed": seed}, "codec": {"name": codec}, "simulation": folds}
+    )
+    folder = out / f"{preset}-{codec}-{seed}"
+    summary = ensure_run(folder, experiment, data, out / "cache")
     return {"summary": summary, "cases": read_cases(folder / "cases.json")["global"]}
-
-
-def experiment_of(preset: str, codec: str, seed: int) -> Experiment:
-    """The preset with a codec and a seed."""
-    document = read_preset(preset).model_dump(mode="json", exclude_none=True)
-    document["federation"]["seed"] = seed
-    document["codec"]["name"] = codec
-    if preset in ("retina", "sarcoma"):
-        document["simulation"]["folds"] = 5
-    return Experiment.model_validate(document)
-
-
-def keep_if_made_by(folder: Path, experiment: Experiment, data: Path) -> None:
-    """Removes a run that this experiment, data and commit did not make, and notes beside it what makes it now."""
-    note, now = folder.with_name(f"{folder.name}.made_by.json"), commit()
-    made_by = {"experiment": experiment_sha256(experiment), "data": str(data.resolve()), "commit": now}
-    is_told = now != "unknown" and not now.endswith("-dirty")
-    if not (is_told and note.exists() and json.loads(note.read_text()) == made_by) and folder.exists():
-        shutil.rmtree(folder)
-    note.write_text(json.dumps(made_by))
 
 
 def compared(coded: Sequence[dict[str, Any]], plain: Sequence[dict[str, Any]]) -> tuple[float, Any]:

@@ -10,28 +10,24 @@ between two sites. Three runs a seed, alike but for what site-1 knows of the pos
     naive      nothing, and takes it for background, as without a label contract
 
 All test cases are scored on both labels. The aim is a mean Dice of `partial` within 0.02 of `full`. Of `naive` the last
-round is scored: its validation rewards drawing nothing, and would choose an early one. A run that is there already is
-not repeated. Prints a Markdown table and writes `partial_labels.json`.
+round is scored: its validation rewards drawing nothing, and would choose an early one. A run of the same experiment,
+data and commit that is there already is not repeated. Prints a Markdown table and writes `partial_labels.json`.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import tomli_w
+from kept_runs import ensure_run, preset_with
 
 from medseg_core.assessment.model_evaluation import evaluate_cases
 from medseg_core.assessment.scores import CaseScores, read_cases
 from medseg_core.cohort.manifest import read_cohort
-from medseg_core.config import Experiment
 from medseg_core.federation.checkpoint import newest_checkpoint
 from medseg_core.learning.model_package import read_model
 from medseg_core.learning.weights import set_weights
-from medseg_simulation.preset_files import read_preset
 
 AIM = 0.02  # of mean Dice
 LABELS = {"anterior": 1, "posterior": 2}
@@ -46,29 +42,14 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
-def experiment_of(known: str, seed: int, rounds: int) -> dict[str, Any]:
-    """The preset for two sites, as a document."""
-    document = read_preset("hippocampus").model_dump(mode="json", exclude_none=True)
-    document["federation"] |= {"rounds": rounds, "seed": seed}
-    document["simulation"] |= {
-        "sites": 2,
-        "partition": "iid",
-        "site": KNOWN[known],
-        "score_all_labels": True,
-    }
-    return Experiment.model_validate(document).model_dump(mode="json", exclude_none=True)
-
-
 def run(known: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Mean Dice of each label over the test cases of one run."""
+    two_sites = {"sites": 2, "partition": "iid", "site": KNOWN[known], "score_all_labels": True}
+    experiment = preset_with(
+        "hippocampus", {"federation": {"rounds": args.rounds, "seed": seed}, "simulation": two_sites}
+    )
     folder = args.out / f"{known}-{seed}-{args.rounds}"
-    if not (folder / "summary.json").exists():
-        args.out.mkdir(parents=True, exist_ok=True)
-        path = folder.with_suffix(".toml")
-        path.write_text(tomli_w.dumps(experiment_of(known, seed, args.rounds)))
-        command = [sys.executable, "-m", "medseg_simulation", "run", str(path), "--data", str(args.data)]
-        command += ["--out", str(folder), "--cache", str(args.out / "cache")]
-        subprocess.run([*command, *(["--resume"] if folder.exists() else [])], check=True)
+    ensure_run(folder, experiment, args.data, args.out / "cache")
     tested = read_cases(folder / "cases.json")["global"]
     if known == "naive":
         tested = score_last_round(folder, args.data, {case.case_id for case in tested})

@@ -93,10 +93,10 @@ def test_a_disturbance_that_failed_fails_its_scenario(
         bad_network._run(Federation(tmp_path), SimpleNamespace(weather=SimpleNamespace()), name)
 
 
-def test_a_benchmark_of_codecs_uses_no_run_of_another_commit_experiment_or_data(
+def test_a_benchmark_uses_no_run_of_another_commit_experiment_or_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codecs = load("codecs.py", monkeypatch)
+    kept = load("kept_runs.py", monkeypatch)
     begun: list[bool] = []
 
     def simulate(command: list[str], **how: object) -> None:
@@ -105,23 +105,22 @@ def test_a_benchmark_of_codecs_uses_no_run_of_another_commit_experiment_or_data(
         folder.mkdir(exist_ok=True)
         (folder / "summary.json").write_text(json.dumps({"run": len(begun)}))
 
-    monkeypatch.setattr(codecs.subprocess, "run", simulate)
-    monkeypatch.setattr(codecs, "read_cases", lambda path: {"global": []})
-    monkeypatch.setattr(codecs, "commit", lambda: state["commit"])
+    monkeypatch.setattr(kept.subprocess, "run", simulate)
+    monkeypatch.setattr(kept, "commit", lambda: state["commit"])
     state = {"commit": "5d1f0df9a3c4"}
 
-    def run(preset: str = "hippocampus", data: str = "data") -> int:
-        return int(codecs.run(preset, tmp_path / data, "int8", 0, tmp_path / "out")["summary"]["run"])
+    def run(seed: int = 0, data: str = "data") -> int:
+        experiment = kept.preset_with("hippocampus", {"federation": {"seed": seed}})
+        summary = kept.ensure_run(tmp_path / "out" / "one", experiment, tmp_path / data, tmp_path / "cache")
+        return int(summary["run"])
 
     assert (run(), run()) == (1, 1)
-    (tmp_path / "out" / "hippocampus-int8-0" / "summary.json").unlink()
+    (tmp_path / "out" / "one" / "summary.json").unlink()
     assert run() == 2
     assert begun == [False, True]  # the same goes on
     state["commit"] = "000000000000"
     assert (run(), run(), run(data="other")) == (3, 3, 4)
-    real = codecs.experiment_of
-    monkeypatch.setattr(codecs, "experiment_of", lambda preset, codec, seed: real(preset, codec, seed + 1))
-    assert (run(data="other"), run(data="other")) == (5, 5)
+    assert (run(1, data="other"), run(1, data="other")) == (5, 5)
     state["commit"] += "-dirty"
-    assert (run(data="other"), run(data="other")) == (6, 7)  # nobody knows what was changed since
+    assert (run(1, data="other"), run(1, data="other")) == (6, 7)  # nobody knows what was changed since
     assert begun[2:] == [False] * 5
