@@ -29,7 +29,7 @@ from pydicom.uid import (
 from medseg_core.dicom_errors import DicomHeaderError, PetUnitsError, UnsupportedDicomError
 from medseg_core.imaging.dicom.series import read_series
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
+DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published sets are not at {DATA}")
 
 

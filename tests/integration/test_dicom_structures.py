@@ -16,7 +16,7 @@ from medseg_core.imaging.geometry import resample_to
 from medseg_core.imaging.io import read_label
 from medseg_core.types import Geometry
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published sets are not at {DATA}")
 
 GRID = Geometry((12, 10, 4), (0.5, 0.7, 3.0), (10.0, -20.0, 30.0), tuple(np.eye(3).ravel()))
