@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,7 @@ class Trainer:
         self._held = HeldModels(state.folder)
         self.on_fault, self._approve = on_fault, approve
         self._built: tuple[Experiment, torch.nn.Module, ModelSpec] | None = None
-        self._halved: Experiment | None = None  # whose batches do not fit this device
+        self._way: tuple[Experiment | None, int] = None, 0  # which of `_ways_to_train` has memory enough
         self._attempts: dict[tuple[str, str, int], int] = {}  # latest asked for, by run, kind, round
         self._at_work: set[str] = set()  # nonces
         self._one_at_a_time = threading.Lock()
@@ -316,24 +317,35 @@ class Trainer:
     ) -> Trained:
         """Train the network from `start`, by the experiment or another recipe for the same network.
 
-        Where the device cannot hold a batch, once more with batches in two parts, nearly the same; so from then on.
+        Where the device cannot hold that, once more in a way that needs less memory; so from then on.
         """
         network, _ = self._network(experiment)
         train = partial(self.learn, network, cases, recipe or experiment, context=context, start=start)
         train = partial(train, rule=rule, memory=memory, is_over=is_over)
-        if self._halved is experiment:
-            return train(parts=2)
-        try:
-            return train()
-        except OutOfMemoryError as error:
-            if experiment.training.batch_size == 1:
-                raise
-            log.warning("%s Trying again with every batch in two parts, each with a loss of its own.", error)
+        ways = self._ways_to_train(experiment)
+        known, first = self._way
+        for number in range(first if known is experiment else 0, len(ways)):
+            try:
+                trained = train(**ways[number][1])
+            except OutOfMemoryError as error:
+                if number + 1 == len(ways):
+                    raise
+                log.warning("%s Trying again %s.", error, ways[number + 1][0])
+            else:
+                self._way = experiment, number
+                return trained
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise AssertionError("the last way returns or raises")
+
+    def _ways_to_train(self, experiment: Experiment) -> list[tuple[str, dict[str, Any]]]:
+        """Each needs less memory than the one before it; how the log says so."""
+        ways: list[tuple[str, dict[str, Any]]] = [("", {})]
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        trained = train(parts=2)
-        self._halved = experiment
-        return trained
+            ways.append(("without recording a step, the same but slower", {"record": False}))
+        if experiment.training.batch_size > 1:
+            ways.append(("with every batch in two parts, each with a loss of its own", {"parts": 2}))
+        return ways
 
     def _evaluate(self, question: Question, experiment: Experiment, is_over: Callable[[], bool]) -> bytes:
         """Score the model sent on validation or, once a run, on the test cases; there the site's own model, too."""

@@ -2,8 +2,8 @@
 
 Everything is drawn from the generator that is passed, on the CPU. Each sample takes one number from it and draws
 the rest from a generator of its own, so that its changes depend on its place in the stream, neither on the
-batch size nor on what other samples drew. All is drawn before anything changes: each kind of change is made for all
-samples that drew it together, and nobody waits for an accelerator.
+batch size nor on what other samples drew. All is drawn before anything changes, so that a GPU makes each kind of change
+at once in all samples that drew it.
 
 What lies outside the patch is unknown: images repeat their border there, labels become IGNORE. (Background
 would teach the network that a structure ends where a patch cuts it.)
@@ -58,7 +58,7 @@ def augment(
     drawn = [_draw(images.shape[1:], settings, _seeded(seed), optional) for seed in seeds.tolist()]
     missing = _empty_channels(images, optional)
     images, labels = images.clone(), labels.clone()
-    together = 1 if images.device.type == "cpu" else len(images)  # one sample stays in a CPU's cache
+    together = len(images) if images.device.type == "cuda" else 1  # one sample stays in a CPU's cache
     for first in range(0, len(images), together):
         some = slice(first, first + together)
         _augment_in_place(images[some], labels[some], drawn[some])
@@ -98,7 +98,7 @@ class _Gamma:
 
 @dataclass(frozen=True)
 class _Changes:
-    """Of one sample `(c, *s)`; None where nothing changes."""
+    """Of one sample `(c, *s)`; None or nothing in it where nothing changes."""
 
     motion: _Motion | None
     noise: Tensor | None  # (c, *s)

@@ -1,6 +1,9 @@
-"""Gradients of a batch: computed as written, or on a CUDA device recorded once and replayed."""
+"""Gradients of a batch: computed step by step, or on a CUDA device recorded once and replayed."""
 
+import logging
+from collections.abc import Callable
 from threading import Lock
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -10,14 +13,17 @@ from medseg_core.cohort.patches import Batch
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.losses import Loss, Unknown
 
+log = logging.getLogger(__name__)
+
 WORTH_RECORDING = 20  # steps; recording takes the time of about six
 WARMING = 3  # steps before a recording, in which libraries choose kernels and workspaces
 
-_ONE_RECORDING = Lock()  # of sites that train in threads of one process
+_ONE_AT_A_TIME = Lock()  # recordings of sites that train in threads of one process
+_NOT_RECORDABLE = WeakSet[nn.Module]()
 
 
 class Gradients:
-    """Puts the gradients of a batch's loss into `network`, which may not change but for its tensors' values.
+    """Puts the gradients of a batch's loss into `network`, of which nothing may change but the values of its tensors.
 
     A batch goes through the network in `parts`, one after the other, whose gradients add up: less memory, and not quite
     the same step. The loss is the mean of those of the parts, by samples. That is the batch's where each part holds as
@@ -31,28 +37,35 @@ class Gradients:
         self._network, self._loss_of, self._rule = network, loss_of, rule
         self._parts, self._in_bf16 = parts, in_bf16
         self._recording: _Recording | None = None
-        self._may_record = False
+        self._to_record = 0  # samples of the batch that is to be recorded; 0: none
 
-    def record(self, steps: int) -> None:
-        """Record the first batch of so many of its size, where that is worth it and such a step is always the same.
+    def allow_recording(self, steps: int, batch_size: int) -> None:
+        """`steps` are to come, most of them of `batch_size` samples: record one and replay it, if that is worth it.
 
-        The steps of a small network are hundreds of kernels, which a CPU starts one by one while the GPU waits.
-        Replayed, the same kernels run on the same memory: equal bits.
+        A step of a small network is hundreds of kernels, which a CPU starts one by one while the GPU waits. Replayed,
+        the same kernels run on the same memory. Only a step that is the same each time can be: not that of a rule which
+        adds to the loss, or of partial labels.
         """
         on_cuda = next(self._network.parameters()).device.type == "cuda"
-        adds_nothing = type(self._rule).extra_loss is LocalRule.extra_loss
-        self._may_record = on_cuda and steps >= WORTH_RECORDING and self._parts == 1 and adds_nothing
+        is_alike = self._parts == 1 and not self._rule.adds_to_loss and self._network not in _NOT_RECORDABLE
+        if on_cuda and is_alike and steps >= WORTH_RECORDING:
+            self._to_record = batch_size
 
-    def of(self, batch: Batch, unknown: Unknown) -> Float[Tensor, ""]:
-        """Replace the network's gradients; return the loss, without what the rule adds."""
+    def replace(self, batch: Batch, unknown: Unknown) -> Float[Tensor, ""]:
+        """Gradients of this batch instead of those that are there; returns its loss, without what the rule adds."""
         if unknown.any():
             return self._compute(batch, unknown)
-        if self._may_record:
-            self._may_record = False
-            self._recording = self._recorded(batch, unknown)
+        if len(batch.images) == self._to_record:
+            self._to_record = 0
+            self._recording = self._record(batch, unknown)
         if self._recording and self._recording.fits(batch):
             return self._recording.replay(batch)
         return self._compute(batch, unknown)
+
+    def close(self) -> None:
+        """Free the memory of gradients and recording."""
+        self._recording = None
+        self._network.zero_grad(set_to_none=True)
 
     def _compute(self, batch: Batch, unknown: Unknown) -> Tensor:
         self._network.zero_grad(set_to_none=True)
@@ -68,35 +81,40 @@ class Gradients:
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _recorded(self, batch: Batch, unknown: Unknown) -> "_Recording | None":
+    def _record(self, batch: Batch, unknown: Unknown) -> "_Recording | None":
         """A recording; None where this network cannot be recorded, or the device has no memory for that."""
         static = Batch(batch.images.clone(), batch.labels.clone(), batch.not_annotated)
         kept = [buffer.clone() for buffer in self._network.buffers()]
-        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(batch.images.device)  # type: ignore[no-untyped-call]
-        with _ONE_RECORDING, torch.cuda.device(batch.images.device):
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(WARMING):
-                    self._compute(static, unknown)
-            torch.cuda.current_stream().wait_stream(aside)
-            self._network.zero_grad(set_to_none=True)
+        with _ONE_AT_A_TIME, torch.cuda.device(batch.images.device):
+            usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             try:
+                graph = torch.cuda.CUDAGraph()
+                aside.wait_stream(usual)
+                with torch.cuda.stream(aside):
+                    for _ in range(WARMING):
+                        self._compute(static, unknown)
+                usual.wait_stream(aside)
+                self._network.zero_grad(set_to_none=True)
                 with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                     loss = self._compute(static, unknown)
-            except RuntimeError:  # torch's out-of-memory errors, too
-                torch.cuda.empty_cache()
-                return None
+                return _Recording(graph.replay, static, loss, self._network)
+            except RuntimeError as error:  # torch's out-of-memory errors, too
+                log.info("This network's steps are not recorded: %s", error)
+                _NOT_RECORDABLE.add(self._network)
             finally:
+                torch.cuda.set_stream(usual)  # which a recording that failed may not have gone back to
                 for buffer, before in zip(self._network.buffers(), kept, strict=True):
                     buffer.copy_(before)
-        return _Recording(graph, static, loss, self._network)
+        self._network.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return None
 
 
 class _Recording:
     """A step on memory of its own."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, batch: Batch, loss: Tensor, network: nn.Module) -> None:
-        self._graph, self._batch, self._loss = graph, batch, loss
+    def __init__(self, work: Callable[[], None], batch: Batch, loss: Tensor, network: nn.Module) -> None:
+        self._work, self._batch, self._loss = work, batch, loss
         self._gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
 
     def fits(self, batch: Batch) -> bool:
@@ -105,7 +123,7 @@ class _Recording:
     def replay(self, batch: Batch) -> Tensor:
         self._batch.images.copy_(batch.images)
         self._batch.labels.copy_(batch.labels)
-        self._graph.replay()
+        self._work()
         for parameter, gradient in self._gradients:  # another batch may have put others in their place
             parameter.grad = gradient
         return self._loss.clone()

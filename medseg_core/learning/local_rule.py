@@ -14,6 +14,9 @@ class LocalRule:
 
     `uploads` are the tensors that go with the update, `memory` those that stay at the site for its next round: both
     by kind, and there after `end`. `is_sent` tells whether an update is made of the network, or it is the site's own.
+
+    Python code that a rule hangs on the network runs in every step only if the rule adds to the loss: others may be
+    recorded and replayed, see `Gradients`.
     """
 
     def __init__(self, *, is_sent: bool = True) -> None:
@@ -21,6 +24,11 @@ class LocalRule:
         self.uploads: Kinds = {}
         self.memory: Kinds = {}
         self.extra_passes = 0  # over the cases, besides [federation] local_epochs
+
+    @property
+    def adds_to_loss(self) -> bool:
+        """Whether `extra_loss` may give something."""
+        return type(self).extra_loss is not LocalRule.extra_loss
 
     def begin(self, network: nn.Module) -> None:
         """The network holds the global model."""

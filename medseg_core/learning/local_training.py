@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +55,15 @@ def train_locally(
     rule: LocalRule,
     memory: Weights | None = None,
     parts: int = 1,
+    record: bool = True,
     is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[TrainingReport, dict[str, npt.NDArray[np.float32]]]:
     """Train `network` in place from `start` for one round; return a report and the optimiser's memory afterwards.
 
     `rule` is what the algorithm does besides; what it gives is in it afterwards. `memory` is what an earlier round
     returned, or None for a fresh optimiser. On the CPU the result depends only on the arguments and the number of
-    threads. A batch goes through the network in `parts`: less memory, and not quite the same step, see `Gradients`.
+    threads. Without `record` a GPU needs less memory and more time; a batch in `parts` needs still less memory, and is
+    not quite the same step. See `Gradients`.
 
     Raises:
         OutOfMemoryError: the device cannot hold one batch.
@@ -84,14 +86,15 @@ def train_locally(
         parts=parts,
         in_bf16=_wants_bf16(training, device),
     )
-    if not experiment.model.dropout:  # which would draw from other states of the generator
-        gradients.record(steps)
+    if record and not experiment.model.dropout:  # which would draw from other states of the generator
+        gradients.allow_recording(steps, min(training.batch_size, len(cases)))
     parameters = list(network.parameters())  # once: a walk through the modules takes as long as a patch
     losses, waiting_s, began = [], 0.0, time.perf_counter()
     with (
         device_guard(device, training),
         _seeded_dropout(experiment, context, device),
         _followed(rule, network),
+        closing(gradients),
     ):
         patches = _batches(cases, experiment, context, passes, device)
         for step in range(steps):
@@ -107,14 +110,13 @@ def train_locally(
             rates.append(learning_rate_at(progress, training))
             for group in optimiser.param_groups:
                 group["lr"] = rates[-1]
-            losses.append(gradients.of(batch, unknown))
+            losses.append(gradients.replace(batch, unknown))
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
                 nn.utils.clip_grad_norm_(parameters, training.gradient_clip_norm)
             optimiser.step()
         mean_loss = float(torch.stack(losses).mean())  # an accelerator has done all its steps then
         training_s = time.perf_counter() - began - waiting_s
-    network.zero_grad(set_to_none=True)  # until the next round nobody needs their memory
     rule.end(network, rates, training.momentum)
     report = TrainingReport(
         n_cases=len(cases), n_steps=steps, loss=mean_loss, training_s=training_s, waiting_s=waiting_s

@@ -42,6 +42,11 @@ class Tampering(LocalRule):
         """The algorithm's."""
         self._inner.begin_pass(number)
 
+    @property
+    def adds_to_loss(self) -> bool:
+        """The algorithm's."""
+        return self._inner.adds_to_loss
+
     def extra_loss(self, network: nn.Module, images: Tensor) -> Tensor | None:
         """The algorithm's."""
         return self._inner.extra_loss(network, images)

@@ -10,7 +10,10 @@ import torch
 from builders import initial_weights, make_experiment, make_request, make_site_data, make_trainer, opened
 
 from medseg_client import trainer as trainer_module
+from medseg_core.errors import OutOfMemoryError
 from medseg_core.federation.codec import read_tensors
+from medseg_core.learning import local_training
+from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.networks import build_network
 from medseg_core.wire.codes import RefusalCode
 
@@ -82,3 +85,37 @@ def test_a_batch_of_one_is_not_tried_again(
     reply = make_trainer(tmp_path, experiment, DATA, faults=[]).handle(make_request(experiment))
     assert opened(reply).header.code == RefusalCode.OUT_OF_MEMORY
     assert batches == [1]
+
+
+def test_a_gpu_that_cannot_hold_a_recording_computes_each_step_before_it_halves_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[dict[str, Any]] = []
+    enough = {"record": False}
+
+    def learn(*args: Any, record: bool = True, parts: int = 1, **how: Any) -> Any:
+        tried.append({"record": record, "parts": parts})
+        if record is not enough["record"]:
+            raise OutOfMemoryError("cuda:0", 4, (16, 16))
+        return local_training.train_locally(*args, **how)
+
+    trainer = make_trainer(tmp_path, EXPERIMENT, DATA)
+    network, spec = trainer._network(EXPERIMENT)
+    trainer.learn = learn
+    trainer._device = torch.device("cuda")
+    monkeypatch.setattr(trainer, "_network", lambda experiment: (network, spec))
+    for number in (1, 2):
+        trainer._fit(
+            EXPERIMENT,
+            DATA.train,
+            context=local_training.RoundContext("north", number),
+            start=initial_weights(EXPERIMENT),
+            rule=LocalRule(),
+            is_over=lambda: False,
+        )
+    assert tried == [
+        {"record": True, "parts": 1},
+        {"record": False, "parts": 1},
+        {"record": False, "parts": 1},
+    ]
+    assert "Trying again without recording a step" in caplog.text

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from medseg_core.cohort import augmentation
 from medseg_core.cohort.augmentation import augment
 from medseg_core.config import Augmentation
 from medseg_core.types import IGNORE
@@ -96,6 +97,24 @@ def test_a_samples_changes_do_not_depend_on_the_batch_size(seed: int) -> None:
     halves = [augment(images[i : i + 2], labels[i : i + 2], Augmentation(), generator) for i in (0, 2)]
     assert torch.equal(together[0], torch.cat([image for image, _ in halves]))
     assert torch.equal(together[1], torch.cat([label for _, label in halves]))
+
+
+@given(size=st.lists(st.integers(4, 9), min_size=2, max_size=3), seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_a_batch_is_changed_at_once_as_a_gpu_does_or_sample_by_sample(size: list[int], seed: int) -> None:
+    images, labels = make_patches(*size, n=6, channels=2, seed=seed)
+    wanted = Augmentation(flip=(True,) * len(size), **dict.fromkeys([*INTENSITY, *SPATIAL], 0.6))  # type: ignore[arg-type]
+    drawn = [
+        augmentation._draw(images.shape[1:], wanted, torch.Generator().manual_seed(seed + n), ())
+        for n in range(len(images))
+    ]
+    together = images.clone(), labels.clone()
+    augmentation._augment_in_place(*together, drawn)
+    for n, changes in enumerate(drawn):
+        image, label = images[n : n + 1].clone(), labels[n : n + 1].clone()
+        augmentation._augment_in_place(image, label, [changes])
+        torch.testing.assert_close(together[0][n : n + 1], image)
+        assert torch.equal(together[1][n : n + 1], label)
 
 
 @pytest.mark.parametrize("size", [(48, 40), (28, 32, 24)])

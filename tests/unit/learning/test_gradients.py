@@ -1,6 +1,8 @@
 """Gradients that a GPU records and replays: where it does, and that they are the same to the bit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,16 +109,22 @@ def test_a_network_that_cannot_be_recorded_is_computed(monkeypatch: pytest.Monke
     replayed = count_replays(monkeypatch)
     network = Waits(1, 2, 1).cuda()
     ours = Gradients(network, build_loss("dice_ce", 2), LocalRule(), parts=1, in_bf16=False)
-    ours.record(100)
+    ours.allow_recording(100, 2)
     batch = Batch(
         torch.rand(2, 1, 8, 8, device="cuda"),
         torch.ones(2, 8, 8, dtype=torch.uint8, device="cuda"),
         ((), ()),
     )
     for _ in range(2):
-        assert torch.isfinite(ours.of(batch, mark_unknown(batch.not_annotated, 2)))
+        assert torch.isfinite(ours.replace(batch, mark_unknown(batch.not_annotated, 2)))
     assert network.weight.grad is not None
     assert not replayed
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    another = nn.Conv2d(1, 2, 1).cuda()
+    theirs = Gradients(another, build_loss("dice_ce", 2), LocalRule(), parts=1, in_bf16=False)
+    theirs.allow_recording(100, 2)
+    theirs.replace(batch, mark_unknown(batch.not_annotated, 2))
+    assert replayed == [2]
 
 
 @needs_cuda
@@ -150,8 +158,98 @@ def test_augmentation_of_a_batch_on_a_gpu_is_that_of_its_samples_on_a_cpu() -> N
 def test_a_cpu_records_nothing() -> None:
     network = nn.Conv2d(1, 2, 1)
     ours = Gradients(network, build_loss("dice_ce", 2), LocalRule(), parts=1, in_bf16=False)
-    ours.record(100)
+    ours.allow_recording(100, 2)
     batch = Batch(torch.rand(2, 1, 8, 8), torch.ones(2, 8, 8, dtype=torch.uint8), ((), ()))
-    first, second = (ours.of(batch, mark_unknown(batch.not_annotated, 2)) for _ in range(2))
+    first, second = (ours.replace(batch, mark_unknown(batch.not_annotated, 2)) for _ in range(2))
     assert torch.equal(first, second)
     assert ours._recording is None
+
+
+class PretendedGraph:
+    """Replays by computing once more, into the tensors of the recording."""
+
+    def __init__(self, ours: Gradients) -> None:
+        self._ours, self.n_replays = ours, 0
+
+    def replay(self) -> None:
+        recording = self._ours._recording
+        assert recording is not None
+        loss = self._ours._compute(recording._batch, mark_unknown(recording._batch.not_annotated, 3))
+        recording._loss.copy_(loss)
+        for parameter, gradient in recording._gradients:
+            assert gradient is not None
+            assert parameter.grad is not None
+            gradient.copy_(parameter.grad)
+        self.n_replays += 1
+
+
+def pretend_cuda(ours: Gradients, monkeypatch: pytest.MonkeyPatch, *, fails: bool = False) -> PretendedGraph:
+    """Lets a CPU record: what is written around the recording runs as it does on a GPU."""
+
+    @contextmanager
+    def recording(*_: object, **__: object) -> Iterator[None]:
+        if fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    graph, stream = PretendedGraph(ours), SimpleNamespace(wait_stream=lambda other: None)
+    pretended: dict[str, Callable[..., object]] = {
+        "CUDAGraph": lambda: graph,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "set_stream": lambda stream: None,
+        "stream": lambda stream: nullcontext(),
+        "device": lambda device: nullcontext(),
+        "graph": recording,
+    }
+    for name, pretence in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, pretence)
+    return graph
+
+
+def random_batch(n: int, not_annotated: tuple[int, ...] = ()) -> Batch:
+    labels = torch.randint(0, 3, (n, 8, 8), dtype=torch.uint8)
+    return Batch(torch.rand(n, 1, 8, 8), labels, (not_annotated,) * n)
+
+
+def normalising_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1))
+
+
+def steps(network: nn.Module, ours: Gradients, batches: Sequence[Batch]) -> list[torch.Tensor]:
+    """Losses and weights of a few steps, and the buffers at their end."""
+    optimiser, seen = torch.optim.SGD(network.parameters(), lr=0.1), list[torch.Tensor]()
+    for batch in batches:
+        seen.append(ours.replace(batch, mark_unknown(batch.not_annotated, 3)))
+        optimiser.step()
+    return [*seen, *(tensor.clone() for tensor in network.state_dict().values())]
+
+
+def test_what_surrounds_a_recording_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [random_batch(3), random_batch(3), random_batch(1), random_batch(3, (1,)), random_batch(3)]
+    computed = normalising_network()
+    loss_of = build_loss("dice_ce", 3)
+    expected = steps(computed, Gradients(computed, loss_of, LocalRule(), parts=1, in_bf16=False), batches)
+    network = normalising_network()
+    ours = Gradients(network, loss_of, LocalRule(), parts=1, in_bf16=False)
+    ours._to_record = 3
+    graph = pretend_cuda(ours, monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip(steps(network, ours, batches), expected, strict=True))
+    assert graph.n_replays == 3  # not of the smaller batch, nor of partial labels
+    ours.close()
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_recording_that_fails_leaves_no_trace_and_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, loss_of = normalising_network(), build_loss("dice_ce", 3)
+    batches = [random_batch(3), random_batch(3)]
+    computed = normalising_network()
+    expected = steps(computed, Gradients(computed, loss_of, LocalRule(), parts=1, in_bf16=False), batches)
+    ours = Gradients(network, loss_of, LocalRule(), parts=1, in_bf16=False)
+    ours._to_record = 3
+    pretend_cuda(ours, monkeypatch, fails=True)
+    assert all(torch.equal(a, b) for a, b in zip(steps(network, ours, batches), expected, strict=True))
+    assert network in gradients._NOT_RECORDABLE
