@@ -71,7 +71,7 @@ class ExactSum:
         self.weight += weight
 
     def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> dict[str, float]:
-        """What no value of each tensor exceeds, where `add` would take them. Raises UpdateError as it does."""
+        """The largest absolute value of each tensor, where `add` would take them. Raises UpdateError as it does."""
         if weight < 1 or self.weight + weight > 2**WEIGHT_BITS:
             raise refused("bad_count", f"weight {weight} on top of {self.weight}")
         check_names_and_shapes(tensors, self._spec)
@@ -96,25 +96,14 @@ class ExactSum:
 
 
 def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> float:
-    """What no value exceeds; no sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
+    """The largest absolute value; no sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
-    if (bound := _bound(values)) < limit:
-        return bound
     ends = np.asarray(on_parts(_ends, [values]))
     if not np.isfinite(ends).all():
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
     if (largest := np.abs(ends).max(initial=0.0)) >= limit:
         raise refused("overflow", f"tensor {name!r} reaches {largest:.6g}, limit {limit:g}")
     return float(largest)
-
-
-def _bound(values: npt.NDArray[np.float32]) -> float:
-    """The length of the vector and a tenth, for rounding: none is longer. One reading, where `_ends` takes two.
-
-    NaN or infinite where one of the values is, or where squares overflow; values whose squares vanish are below 1e-18.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        return 1.1 * math.sqrt(np.dot(values, values)) + 1e-18
 
 
 def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
