@@ -83,23 +83,13 @@ class Gradients:
 
     def _record(self, batch: Batch, unknown: Unknown) -> "_Recording | None":
         """A recording; None where this network cannot be recorded, or the device has no memory for that."""
-        static = Batch(batch.images.clone(), batch.labels.clone(), batch.not_annotated)
         kept = [buffer.clone() for buffer in self._network.buffers()]
         with _ONE_AT_A_TIME, torch.cuda.device(batch.images.device):
-            usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            usual = torch.cuda.current_stream()
             try:
-                graph = torch.cuda.CUDAGraph()
-                aside.wait_stream(usual)
-                with torch.cuda.stream(aside):
-                    for _ in range(WARMING):
-                        self._compute(static, unknown)
-                usual.wait_stream(aside)
-                self._network.zero_grad(set_to_none=True)
-                with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                    loss = self._compute(static, unknown)
-                return _Recording(graph.replay, static, loss, self._network)
+                return self._recorded_beside(batch, unknown)
             except RuntimeError as error:  # torch's out-of-memory errors, too
-                log.info("This network's steps are not recorded: %s", error)
+                log.info("The steps of this network are not recorded: %s", error)
                 _NOT_RECORDABLE.add(self._network)
             finally:
                 torch.cuda.set_stream(usual)  # which a recording that failed may not have gone back to
@@ -108,6 +98,21 @@ class Gradients:
         self._network.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         return None
+
+    def _recorded_beside(self, batch: Batch, unknown: Unknown) -> "_Recording":
+        """On a stream of its own, after a few steps that change buffers."""
+        graph = torch.cuda.CUDAGraph()
+        usual, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        static = Batch(batch.images.clone(), batch.labels.clone(), batch.not_annotated)
+        aside.wait_stream(usual)
+        with torch.cuda.stream(aside):
+            for _ in range(WARMING):
+                self._compute(static, unknown)
+        usual.wait_stream(aside)
+        self._network.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            loss = self._compute(static, unknown)
+        return _Recording(graph.replay, static, loss, self._network)
 
 
 class _Recording:

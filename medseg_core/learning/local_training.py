@@ -79,13 +79,7 @@ def train_locally(
     in_pass = steps_in_pass(len(cases), training.batch_size)
     passes = federation.local_epochs + rule.extra_passes
     steps = passes * in_pass
-    gradients = Gradients(
-        network,
-        build_loss(training.loss, experiment.task.n_classes),
-        rule,
-        parts=parts,
-        in_bf16=_wants_bf16(training, device),
-    )
+    gradients = _gradients_of(network, rule, experiment, parts=parts)
     if record and not experiment.model.dropout:  # which would draw from other states of the generator
         gradients.allow_recording(steps, min(training.batch_size, len(cases)))
     parameters = list(network.parameters())  # once: a walk through the modules takes as long as a patch
@@ -132,6 +126,12 @@ def _followed(rule: LocalRule, network: nn.Module) -> Iterator[None]:
         yield
     finally:
         rule.leave(network)
+
+
+def _gradients_of(network: nn.Module, rule: LocalRule, experiment: Experiment, *, parts: int) -> Gradients:
+    training, device = experiment.training, next(network.parameters()).device
+    loss_of = build_loss(training.loss, experiment.task.n_classes)
+    return Gradients(network, loss_of, rule, parts=parts, in_bf16=_wants_bf16(training, device))
 
 
 def _batches(

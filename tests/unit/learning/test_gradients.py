@@ -94,9 +94,10 @@ def test_replayed_steps_give_the_weights_of_computed_ones(
 def test_what_is_no_equal_step_each_time_is_computed(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes["federation"] = {"local_epochs": 6} | changes.get("federation", {})
     replayed = count_replays(monkeypatch)
-    train(make_experiment(training={"batch_size": 3, "patch_size": (16, 16)}, **changes), "cuda")
+    alike = {"training": {"batch_size": 3, "patch_size": (16, 16)}, "federation": {"local_epochs": 6}}
+    together = {name: alike.get(name, {}) | changes.get(name, {}) for name in {*alike, *changes}}
+    train(make_experiment(**together), "cuda")
     assert not replayed
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from builders import make_experiment
 from torch import nn
 
 from medseg_core.config import FaultKind, Faults
+from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.fedrep import HeadFirst
 from medseg_core.learning.local_rule import LocalRule
 from medseg_simulation.misbehaviour.updates import Tampering, tamper_of
@@ -97,3 +99,13 @@ def test_what_the_algorithm_sends_and_keeps_is_of_the_changed_network() -> None:
 @pytest.mark.parametrize("kind", ["label_flip", "backdoor", "drop_out", "straggler", "drift"])
 def test_faults_of_another_sort_leave_the_update_alone(kind: FaultKind) -> None:
     assert tamper_of(Faults(kind=kind), np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize(("algorithm", "adds"), [("moon", True), ("fedprox", False)])
+def test_whether_a_tampering_site_adds_to_the_loss_is_for_its_algorithm_to_say(
+    algorithm: str, adds: bool
+) -> None:
+    experiment = make_experiment(federation={"algorithm": algorithm}, training={"optimiser": "sgd"})
+    inner = build_algorithm(experiment).local_rule({}, {})
+    assert inner.adds_to_loss is adds
+    assert Tampering(inner, tamper=lambda network, start: None, sent=[]).adds_to_loss is adds
