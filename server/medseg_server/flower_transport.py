@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from medseg_core.federation_errors import RunStoppedError
 from medseg_core.wire.codes import RefusalCode
@@ -24,6 +25,7 @@ ASK_AGAIN_S = 3.0  # after a failure that may pass: a restart takes seconds
 REPEAT_S = 30.0  # without an answer, doubled each time: Flower may lose a reply without a word
 REPEAT_S_MAX = 600.0
 PULL_S = 15.0  # then a pull goes on aside: of a reply that was cut off on its way, Flower waits minutes for the rest
+PIECE_S, PIECE_S_MAX = 0.25, 3.0  # looks for a piece that a site is still sending: first, and doubled up to
 PASSING = {RefusalCode.TRAINER_AWAY}  # codes of a relay whose site mends itself
 NOT_CONNECTED = "not_connected"
 SITE_FAILED = "site_process_failed"  # Flower's word for it: an error in place of a reply
@@ -70,6 +72,7 @@ class FlowerTransport:
         on_versions: Callable[[str, tuple[int, ...]], None] = lambda site, spoken: None,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        _look_soon_for_pieces()
         self._grid, self._wait_for, self._wait_s, self._on_waiting = grid, wait_for, wait_s, on_waiting
         self._on_versions, self._is_stopped = on_versions, is_stopped
 
@@ -208,6 +211,15 @@ class _Pull:
             self._error = error
         finally:
             self._done.set()
+
+
+def _look_soon_for_pieces() -> None:
+    """Flower, which cannot be told otherwise, looks again after 1, 2, 4, 8, 10 s: long after most pieces came.
+
+    It gives up by the clock, then, not after so many looks: a slow site may send for an hour.
+    """
+    own = {"initial_backoff": PIECE_S, "backoff_cap": PIECE_S_MAX, "max_tries_per_object": None}
+    pull_objects.__kwdefaults__ = {**(pull_objects.__kwdefaults__ or {}), **own}
 
 
 def _packed(data: bytes) -> Array:

@@ -40,6 +40,7 @@ rounds = {rounds}
 [codec]
 name = "{codec}"
 """
+WATCH_S = 2.0  # between looks at memory, each of which takes 0.1 s of a core
 AIM_S = 12.0  # a round of 30 million parameters, less training
 
 HERE = Path(__file__).parent
@@ -70,7 +71,7 @@ def main() -> None:
             )
             while run.poll() is None:
                 _watch(federation, peaks)
-                time.sleep(0.5)
+                time.sleep(WATCH_S)
         assert run.returncode == 0, "the run failed: see runs.log"
     ours = _overhead(federation)
     _print("rounds; seconds a round besides training", ours)

@@ -10,6 +10,7 @@ import pytest
 from builders import make_experiment, make_request, opened
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.task_identity import TaskIdentity
 
 from medseg_core.federation_errors import RunStoppedError
@@ -314,3 +315,19 @@ def test_a_stopped_run_ends_wherever_it_waits() -> None:
         list(transport.exchange(REQUESTS, DEADLINE_S))
     with pytest.raises(RunStoppedError):
         transport.sites()
+
+
+def test_a_piece_that_a_site_is_still_sending_is_looked_for_again_soon():
+    FlowerTransport(FakeGrid({}), wait_for=(), wait_s=0.0)
+    looks = 0
+
+    def pull(identifier: str) -> bytes:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise ObjectUnavailableError(identifier)
+        return b"piece"
+
+    begun = time.monotonic()
+    assert pull_objects(["a"], pull) == {"a": b"piece"}
+    assert time.monotonic() - begun < 1.5  # 0.75 s; Flower's own 1 + 2 s

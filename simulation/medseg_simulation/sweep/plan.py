@@ -28,6 +28,7 @@ from medseg_simulation.preset_files import read_preset
 
 _FOLDER = Path(str(files("medseg_simulation"))) / "sweeps"
 BASELINES = "baselines"  # the folder beside those of the algorithms
+LENGTH = ("rounds", "local_epochs")  # of `[federation]`: how much a run trains
 
 Changes = dict[str, Any]  # to an experiment, by section
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -127,8 +128,13 @@ class Plan:
         return [self._changed(setting, entry.changes, candidate, own) for candidate in candidates]
 
     def baseline_tries(self, setting: Setting, *, seed: int) -> list[Experiment]:
-        """The experiments that the baselines of a setting are trained by: candidates of both go together."""
-        sweep, found = self.sweep, []
+        """The experiments that the baselines of a setting are trained by: candidates of both go together.
+
+        They pass over each case as often as the row that others are compared with does, or else the first.
+        """
+        sweep, found = self.sweep, list[Experiment]()
+        measure = next((e for e in sweep.algorithm if e.row == sweep.reference), sweep.algorithm[0])
+        length = {key: value for key, value in measure.changes.get("federation", {}).items() if key in LENGTH}
         for number in range(sweep.tries):
             tuned = {
                 name: candidates[number].model_dump(exclude_none=True)
@@ -136,10 +142,10 @@ class Plan:
                 if (candidates := getattr(sweep.tuning, name))
             }
             own: Changes = {
-                "federation": {"seed": seed},
+                "federation": {"algorithm": measure.name, "seed": seed},
                 "simulation": {"baselines": list(sweep.baselines), **tuned},
             }
-            found.append(self._changed(setting, own))
+            found.append(self._changed(setting, {"federation": length}, own))
         return found
 
     def _changed(self, setting: Setting, *more: Changes) -> Experiment:

@@ -72,6 +72,20 @@ def test_baselines_do_not_depend_on_the_algorithm_and_have_candidates_of_their_o
     assert {t.simulation.baselines for t in tries} == {("pooled",)}
 
 
+@pytest.mark.parametrize("algorithms", [("fedavg", "cyclic"), ("cyclic", "fedavg"), ("cyclic", "scaffold")])
+def test_baselines_pass_over_the_cases_as_often_as_the_row_that_others_are_compared_with(read, algorithms):
+    rows = [f'[[algorithm]]\nname = "{name}"\nchanges.training.optimiser = "sgd"\n' for name in algorithms]
+    rounds = {"cyclic": "changes.federation.rounds = 10\n", "fedavg": "", "scaffold": ""}
+    rows = [row + rounds[name] for row, name in zip(rows, algorithms, strict=True)]
+    preset = 'preset = "retina"\nrounds = 5\nbaselines = ["pooled"]\n[[setting]]\nname = "natural"\n'
+    plan = read(preset + "".join(rows))  # the preset is cyclic: a round is one site's
+
+    (baseline,) = plan.baseline_tries(plan.sweep.setting[0], seed=0)
+
+    of_reference = ("fedavg", 5) if "fedavg" in algorithms else ("cyclic", 10)
+    assert (baseline.federation.algorithm, baseline.federation.rounds) == of_reference
+
+
 def test_algorithms_may_have_candidates_where_there_are_no_baselines(read):
     plan = read(SWEEP.replace('baselines = ["pooled"]', ""))
 
@@ -135,7 +149,7 @@ def test_candidates_that_give_the_same_shared_model_are_refused_since_validation
 
 
 def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
-    known = "demo, finalists, hostile, longer, participation, screening"
+    known = "codecs_retina, demo, finalists, finalists_retina, hostile, longer, participation, screening"
     with pytest.raises(ExperimentFileError, match=f"Give a sweep file, or one of {known}"):
         read_sweep("secreening")
 
