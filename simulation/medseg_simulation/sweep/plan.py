@@ -130,10 +130,12 @@ class Plan:
     def baseline_tries(self, setting: Setting, *, seed: int) -> list[Experiment]:
         """The experiments that the baselines of a setting are trained by: candidates of both go together.
 
-        They pass over each case as often as the row that others are compared with does, or else the first.
+        They pass over each case as often as the first fedavg does, or else the first algorithm, by its `changes`. A
+        round of cyclic is one site's, of any other all sites': more of an algorithm does not concern them.
         """
         sweep, found = self.sweep, list[Experiment]()
-        measure = next((e for e in sweep.algorithm if e.row == sweep.reference), sweep.algorithm[0])
+        measure = next((e for e in sweep.algorithm if e.name == "fedavg"), sweep.algorithm[0])
+        counted_as = "cyclic" if measure.name == "cyclic" else "fedavg"
         length = {key: value for key, value in measure.changes.get("federation", {}).items() if key in LENGTH}
         for number in range(sweep.tries):
             tuned = {
@@ -142,7 +144,7 @@ class Plan:
                 if (candidates := getattr(sweep.tuning, name))
             }
             own: Changes = {
-                "federation": {"algorithm": measure.name, "seed": seed},
+                "federation": {"algorithm": counted_as, "seed": seed},
                 "simulation": {"baselines": list(sweep.baselines), **tuned},
             }
             found.append(self._changed(setting, {"federation": length}, own))
