@@ -14,6 +14,7 @@ from medseg_core.config import Model, Task
 from medseg_core.errors import NetworkShapeError, NormalisationError
 from medseg_core.learning.generator import seeded_generator
 from medseg_core.learning.plain_cnn import plain_cnn
+from medseg_core.learning.prelu import use_quick_gradients
 
 FEW_CHANNELS_LAYOUT = torch.channels_last_3d
 GROUPS = 8  # at most, in group normalisation: MONAI's SegResNet
@@ -48,6 +49,7 @@ def build_network(task: Task, model: Model, *, seed: int) -> nn.Module:
         )  # MONAI 1.6 puts a Dropout after the last layer: on the logits
     network: nn.Module = built
     lay_out(network)
+    use_quick_gradients(network)
     return network
 
 
