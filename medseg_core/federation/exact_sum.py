@@ -7,7 +7,7 @@ added. Integer addition is associative, so every order of arrival ends in the sa
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from medseg_core.federation.update import ModelSpec, Role, check_names_and_shape
 
 WEIGHT_BITS = 20  # all weights of a round together: at most 2^20
 FRACTION_BITS: dict[Role, int] = {"parameter": 40, "buffer": 24}
-_BLOCK = 1 << 15  # elements: 256 KiB an array, so that the work of a block stays in the cache
+_BLOCK = 1 << 18  # elements: with fewer, threads spend their time on taking turns in the interpreter
 # float64 has no fractions there: adding it rounds, half to even, and leaves an integer in the low bits
 _LIFT = 1.5 * 2.0**52
 _LIFT_BITS = int(np.float64(_LIFT).view(np.int64))
@@ -63,11 +63,12 @@ class ExactSum:
         self, tensors: Mapping[str, npt.NDArray[Any]], weight: int, largest: Mapping[str, float]
     ) -> None:
         """Add what `require_room` has looked at; `largest` is what it gave."""
-        for name, tensor in tensors.items():
-            factor = weight * 2.0 ** self._fraction_bits(name)
-            add = _add_lifted if (is_small := largest[name] * factor < _LIFTED_MOST) else _add_scaled
-            on_parts(add, [self._sums[name], tensor.reshape(-1)], factor)
-            self._lifts[name] += is_small
+        factors = {name: weight * 2.0 ** self._fraction_bits(name) for name in tensors}
+        is_small = {name: largest[name] * factor < _LIFTED_MOST for name, factor in factors.items()}
+        flat = {name: (self._sums[name], tensor.reshape(-1)) for name, tensor in tensors.items()}
+        on_parts(_add, flat, {name: (factors[name], is_small[name]) for name in tensors})
+        for name in tensors:
+            self._lifts[name] += is_small[name]
         self.weight += weight
 
     def require_room(self, tensors: Mapping[str, npt.NDArray[Any]], weight: int) -> dict[str, float]:
@@ -75,10 +76,8 @@ class ExactSum:
         if weight < 1 or self.weight + weight > 2**WEIGHT_BITS:
             raise refused("bad_count", f"weight {weight} on top of {self.weight}")
         check_names_and_shapes(tensors, self._spec)
-        return {
-            name: _check_range(name, tensor.reshape(-1), self._fraction_bits(name))
-            for name, tensor in tensors.items()
-        }
+        ends = on_parts(_ends, {name: [tensor.reshape(-1)] for name, tensor in tensors.items()})
+        return {name: _largest(name, its, self._fraction_bits(name)) for name, its in ends.items()}
 
     def mean(self) -> dict[str, npt.NDArray[np.float32]]:
         """Sum over the weights that were really added; divided in float64, rounded to float32. It uses the sum up."""
@@ -88,22 +87,22 @@ class ExactSum:
             scale = float(self.weight << self._fraction_bits(name))
             lifted = np.uint64(self._lifts[name] * _LIFT_BITS % 2**64).astype(np.int64)
             means[name] = np.empty(tensor.shape, np.float32)
-            on_parts(_divide, [self._sums.pop(name), means[name].reshape(-1)], lifted, scale)
+            dividing = {name: (self._sums.pop(name), means[name].reshape(-1))}
+            on_parts(_divide, dividing, {name: (lifted, scale)})
         return means
 
     def _fraction_bits(self, name: str) -> int:
         return FRACTION_BITS[self._spec.tensors[name].role]
 
 
-def _check_range(name: str, values: npt.NDArray[np.float32], fraction_bits: int) -> float:
+def _largest(name: str, ends: Sequence[tuple[float, float]], fraction_bits: int) -> float:
     """The largest absolute value; no sum of such values can overflow. Raises UpdateError (overflow, not_finite)."""
     limit = 2.0 ** (63 - WEIGHT_BITS - fraction_bits)
-    ends = np.asarray(on_parts(_ends, [values]))
     if not np.isfinite(ends).all():
         raise refused("not_finite", f"tensor {name!r} holds NaN or infinity")
-    if (largest := np.abs(ends).max(initial=0.0)) >= limit:
+    if (largest := float(np.abs(ends).max(initial=0.0))) >= limit:
         raise refused("overflow", f"tensor {name!r} reaches {largest:.6g}, limit {limit:g}")
-    return float(largest)
+    return largest
 
 
 def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
@@ -112,17 +111,18 @@ def _ends(values: npt.NDArray[np.float32]) -> tuple[float, float]:
         return float(values.min()), float(values.max())
 
 
-def _add_lifted(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
-    """sums += round(factor * values) + _LIFT_BITS, modulo 2^64, for products below 2^51: `_add_scaled`, quicker."""
-    for block, scaled in _scaled_blocks(values, factor):
-        scaled += _LIFT
-        sums[block] += scaled.view(np.int64)
+def _add(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float, is_small: bool) -> None:
+    """sums += round(factor * values), half to even.
 
-
-def _add_scaled(sums: npt.NDArray[np.int64], values: npt.NDArray[np.float32], factor: float) -> None:
-    """sums += round(factor * values), half to even."""
+    Where all products are below 2^51 they are lifted, which is quicker: sums then hold `_LIFT_BITS` besides, modulo
+    2^64.
+    """
     for block, scaled in _scaled_blocks(values, factor):
-        sums[block] += np.rint(scaled, out=scaled).astype(np.int64)
+        if is_small:
+            scaled += _LIFT
+            sums[block] += scaled.view(np.int64)
+        else:
+            sums[block] += np.rint(scaled, out=scaled).astype(np.int64)
 
 
 def _scaled_blocks(
@@ -133,7 +133,7 @@ def _scaled_blocks(
     The product is exact in float64 where the factor is a weight times a power of two: 24 bits of the value and 20 of
     the weight are fewer than 53.
     """
-    scaled = np.empty(_BLOCK, np.float64)
+    scaled = np.empty(min(_BLOCK, values.size), np.float64)
     for at in range(0, values.size, _BLOCK):
         block = slice(at, min(at + _BLOCK, values.size))
         x = scaled[: block.stop - at]

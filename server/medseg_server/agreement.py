@@ -12,14 +12,14 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from medseg_core.federation.parts import on_parts
 from medseg_core.federation.update import ModelSpec, Tensors
 
 Direction = npt.NDArray[np.float32]
 FEWEST_SITES = 3  # in a round: of two, nobody knows which one is odd
 _SUMS = 1 << 14
 _BLOCK = 1 << 16  # parameters that are summed up at once
-_SIGNS = np.tile(np.random.default_rng(20).choice(np.array([-1, 1], np.float32), _BLOCK), 2)
+# So small that the sum of a block, in float32, stays finite where its numbers are
+_SIGNS = np.tile(np.random.default_rng(20).choice(np.array([-1, 1], np.float32), _BLOCK), 2) * _SUMS / _BLOCK
 _STRIDE = 25_867  # by which the signs of a block are turned against those of the one before
 
 
@@ -31,8 +31,7 @@ def direction_of(update: Tensors, spec: ModelSpec) -> Direction:
     sums = np.zeros(_SUMS)
     parameters = [name for name in sorted(update) if spec.tensors[name].role == "parameter"]
     for number, name in enumerate(parameters):
-        for part in on_parts(_sums_of, [update[name].reshape(-1)], number):
-            sums += part
+        sums += _sums_of(update[name].reshape(-1), number)
     return _of_length_one(sums).astype(np.float32)
 
 
@@ -57,10 +56,10 @@ def _sums_of(values: npt.NDArray[np.float32], turns: int) -> npt.NDArray[np.floa
     for at in range(0, values.size, _BLOCK):
         block = values[at : at + _BLOCK]
         turned = (turns + at // _BLOCK) * _STRIDE % _BLOCK
-        signed = block * _SIGNS[turned : turned + block.size]
+        signs = _SIGNS[turned : turned + block.size]
         whole = block.size - block.size % _SUMS
-        sums += signed[:whole].reshape(-1, _SUMS).sum(axis=0, dtype=np.float64)
-        sums[: block.size - whole] += signed[whole:]
+        sums += np.einsum("ij,ij->j", block[:whole].reshape(-1, _SUMS), signs[:whole].reshape(-1, _SUMS))
+        sums[: block.size - whole] += block[whole:] * signs[whole:]
     return sums
 
 

@@ -9,9 +9,11 @@ between two sites. Three runs a seed, alike but for what site-1 knows of the pos
     partial    nothing: `not_annotated`
     naive      nothing, and takes it for background, as without a label contract
 
-All test cases are scored on both labels. The aim is a mean Dice of `partial` within 0.02 of `full`. Of `naive` the last
-round is scored: its validation rewards drawing nothing, and would choose an early one. A run of the same experiment,
-data and commit that is there already is not repeated. Prints a Markdown table and writes `partial_labels.json`.
+The recipe is the preset's but for the learning rate, of which `full` and `partial` each have the best of three on the
+validation of another seed; `naive` has that of `partial`. All test cases are scored on both labels. The aim is a mean
+Dice of `partial` within 0.02 of `full`. Of `naive` the last round is scored: its validation rewards drawing nothing,
+and would choose an early one. A run of the same experiment, data and commit that is there already is not repeated.
+Prints a Markdown table and writes `partial_labels.json`.
 """
 
 import argparse
@@ -32,6 +34,9 @@ from medseg_core.learning.weights import set_weights
 AIM = 0.02  # of mean Dice
 LABELS = {"anterior": 1, "posterior": 2}
 ABSENT = 99  # a value that no file holds
+# Of 2e-3, 4e-3 and 9e-3, with the server's momentum 0 and 0.6: the best validation Dice with seed 100. With seed 101
+# `partial` is best with it, too.
+LEARNING_RATES = {"full": 9e-3, "partial": 4e-3, "naive": 4e-3}
 UNKNOWN_AT = {"site-1": "posterior", "site-2": "anterior"}
 KNOWN: dict[str, dict[str, Any]] = {
     "full": {},
@@ -45,9 +50,12 @@ KNOWN: dict[str, dict[str, Any]] = {
 def run(known: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Mean Dice of each label over the test cases of one run."""
     two_sites = {"sites": 2, "partition": "iid", "site": KNOWN[known], "score_all_labels": True}
-    experiment = preset_with(
-        "hippocampus", {"federation": {"rounds": args.rounds, "seed": seed}, "simulation": two_sites}
-    )
+    changes = {
+        "training": {"learning_rate": LEARNING_RATES[known]},
+        "federation": {"rounds": args.rounds, "seed": seed},
+        "simulation": two_sites,
+    }
+    experiment = preset_with("hippocampus", changes)
     folder = args.out / f"{known}-{seed}-{args.rounds}"
     ensure_run(folder, experiment, args.data, args.out / "cache")
     tested = read_cases(folder / "cases.json")["global"]

@@ -23,7 +23,7 @@ from medseg_core.federation.update import (
     check_update,
     refused,
     spec_for,
-    sum_of_squares,
+    sums_of_squares,
 )
 from medseg_core.learning.local_rule import LocalRule
 from medseg_core.learning.weights import Kinds
@@ -233,4 +233,4 @@ def frozen(tensors: Tensors) -> Tensors:
 
 def norm_of(tensors: Tensors) -> float:
     """L2 norm over all tensors."""
-    return math.sqrt(math.fsum(sum_of_squares(tensor) for tensor in tensors.values()))
+    return math.sqrt(math.fsum(sums_of_squares(tensors).values()))
