@@ -95,7 +95,7 @@ def test_one_site_gives_its_own_update_back() -> None:
 
 
 def test_tensors_longer_than_a_block_and_not_contiguous_are_summed_whole() -> None:
-    array = (np.arange(100_000, dtype=np.float32).reshape(250, 400) / 2**15).T
+    array = (np.arange(600_000, dtype=np.float32).reshape(1500, 400) / 2**18).T
     spec = spec_of({"w": array, "empty": np.zeros((0, 3), np.float32)}, frozenset({"w", "empty"}))
     mean = mean_of(spec, [({"w": array, "empty": np.zeros((0, 3), np.float32)}, 3)])
     np.testing.assert_array_equal(mean["w"], array)
