@@ -1,6 +1,5 @@
 """What this site tells of itself, where its policy lets it: machine, software, medians over its cases, limits."""
 
-import os
 from collections.abc import Sequence
 from statistics import median
 from typing import get_args
@@ -14,6 +13,7 @@ from medseg_client.machine_check import GIB, within_container
 from medseg_client.policy import Policy
 from medseg_client.site_data import SiteData, count_patients
 from medseg_core.cohort.preprocess import PreprocessedCase
+from medseg_core.learning.device import usable_cores
 from medseg_core.wire.site_facts import Released, SiteFacts, version_parts
 
 
@@ -45,7 +45,7 @@ def tell_facts(
         torch=version_parts(torch.__version__),
         device="cuda" if device.type == "cuda" else "mps" if device.type == "mps" else "cpu",
         memory_gib=round(_memory_bytes(device) / GIB),
-        cpu_threads=_cpu_threads(),
+        cpu_threads=usable_cores(),
         spacing_mm=tuple(round(float(median(axis)), 2) for axis in zip(*spacings, strict=True)),
         size_voxels=tuple(int(median(axis)) for axis in zip(*(c.original.shape for c in told), strict=True)),
         rounds_left=rounds_left,
@@ -63,10 +63,3 @@ def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return within_container(psutil.virtual_memory().total)
-
-
-def _cpu_threads() -> int:
-    """Of the machine, as far as this process may use them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,6 +1,6 @@
 """Patches for training: drawn from preprocessed cases, a share of them centred on foreground."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ def batches(
     passes: int,
     optional: Sequence[int] = (),
     device: torch.device = CPU,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """`passes` times one augmented patch of every case, in batches on `device`; the last of a pass may be smaller.
 
     Order, places and augmentation depend on (seed, site, round) alone. `optional` channels may be missing or dropped.
@@ -57,7 +57,7 @@ def batches(
             yield Batch(images, labels, tuple(case.not_annotated for case in chosen))
 
 
-def one_ahead(drawn: Iterator[Batch]) -> Iterator[Batch]:
+def one_ahead(drawn: Iterator[Batch]) -> Generator[Batch]:
     """The same batches; each is begun, in another thread, when its predecessor is handed out.
 
     Raises what `drawn` raises.

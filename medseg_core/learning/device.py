@@ -1,8 +1,11 @@
-"""Which device trains, chosen at run time."""
+"""Which device trains, chosen at run time, and on how many cores."""
 
 import ctypes
+import os
+import sys
 from typing import Any
 
+import psutil
 import torch
 
 from medseg_core.errors import DeviceError
@@ -23,6 +26,13 @@ def choose_device(wanted: str = "auto") -> torch.device:
     if device.type not in available or (device.index or 0) >= n_devices:
         raise DeviceError(wanted, available)
     return device
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if sys.platform in ("linux", "win32"):
+        return len(psutil.Process().cpu_affinity())
+    return os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -22,6 +22,7 @@ from medseg_client.site_data import SiteData
 from medseg_core.assessment.scores import CaseScores
 from medseg_core.config import Codec, Experiment, FineTuning, Tuned
 from medseg_core.federation.checkpoint import load_checkpoint
+from medseg_core.learning.device import usable_cores
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.scope import Moments, read_moments
 from medseg_core.learning.weights import set_weights
@@ -32,7 +33,6 @@ from medseg_server.rounds import Run, Trained, test_chosen, train
 from medseg_server.run_store import RunStore
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on
 from medseg_simulation.misbehaviour.conduct import misconduct_of
-from medseg_simulation.process import usable_cores
 from medseg_simulation.profiling import StepTrace
 from medseg_simulation.side_by_side import side_by_side
 from medseg_simulation.transport import VirtualSitesTransport

@@ -1,16 +1,8 @@
-"""What this process may use, and what it cost so far, on any operating system."""
+"""What this process cost so far, on any operating system."""
 
-import os
 import sys
 
 import psutil
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    if sys.platform in ("linux", "win32"):
-        return len(psutil.Process().cpu_affinity())
-    return os.cpu_count() or 1
 
 
 def process_started() -> float:

@@ -21,8 +21,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from medseg_core.backend_errors import LostActorError, RayClusterError
 from medseg_core.errors import MedsegError, WireError
+from medseg_core.learning.device import usable_cores
 from medseg_simulation.backend import RayCluster
-from medseg_simulation.process import usable_cores
 from medseg_simulation.side_by_side import INTERRUPTIBLE_S
 from medseg_simulation.site_actor import VERSIONS, SiteActor, pack
 from medseg_simulation.virtual_site import OnFault, VirtualSite

@@ -164,7 +164,7 @@ def test_a_batch_is_prepared_while_its_predecessor_is_in_use() -> None:
     next(handed_out)
     assert begun[1].wait(timeout=10)
     assert not begun[2].wait(timeout=0.05)  # one ahead, no more
-    handed_out.close()  # type: ignore[attr-defined]
+    handed_out.close()
 
 
 def test_an_error_while_preparing_comes_with_its_batch_and_no_thread_stays() -> None:
@@ -182,5 +182,5 @@ def test_an_error_while_preparing_comes_with_its_batch_and_no_thread_stays() -> 
 def test_a_training_that_stops_early_leaves_no_thread() -> None:
     handed_out = one_ahead(batch_of(n) for n in range(5))
     next(handed_out)
-    handed_out.close()  # type: ignore[attr-defined]
+    handed_out.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]

@@ -1,7 +1,7 @@
 """The local loop: schedule over the whole run, FedProx, optimiser memory, randomness, running out of memory."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import torch
 from builders import initial_weights, make_case, make_experiment, make_site_data
 from torch import nn
 
+from medseg_core.cohort.patches import Batch, one_ahead
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.config import Experiment
 from medseg_core.errors import OutOfMemoryError
@@ -291,3 +292,19 @@ def test_a_batch_in_parts_that_differ_has_the_mean_of_their_losses() -> None:
         run_round(make_experiment(training={**slow, "batch_size": 1}), cases=differing)[2].loss, rel=1e-3
     )
     assert abs(in_parts - whole) > 1e-3  # overlaps of both together are others than the mean of theirs
+
+
+@pytest.mark.parametrize(("cores", "is_ahead"), [(1, False), (2, True)])
+def test_patches_are_prepared_beside_the_steps_only_where_a_core_is_left(
+    monkeypatch: pytest.MonkeyPatch, cores: int, is_ahead: bool
+) -> None:
+    seen: list[int] = []
+
+    def ahead(drawn: Iterator[Batch]) -> Iterator[Batch]:
+        seen.append(torch.get_num_threads())
+        return one_ahead(drawn)
+
+    monkeypatch.setattr(local_training, "one_ahead", ahead)
+    monkeypatch.setattr(local_training, "usable_cores", lambda: cores)
+    run_round(make_experiment())
+    assert seen == ([1] if is_ahead else [])
