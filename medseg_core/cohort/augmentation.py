@@ -199,13 +199,22 @@ def _move(motions: Sequence[_Motion | None], images: Tensor, labels: Tensor) -> 
 
 
 def _linear_at(grid: Tensor, images: Tensor) -> Tensor:
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return _sampled(images, grid, mode="bilinear", padding_mode="border")
 
 
 def _nearest_at(grid: Tensor, labels: Tensor) -> Tensor:
     shifted = (labels.to(grid.dtype) - IGNORE).unsqueeze(1)  # so that the 0 outside means IGNORE
-    nearest = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)
+    nearest = _sampled(shifted, grid, mode="nearest", padding_mode="zeros")
     return (nearest[:, 0] + IGNORE).to(labels.dtype)
+
+
+def _sampled(values: Tensor, grid: Tensor, *, mode: str, padding_mode: str) -> Tensor:
+    """`(n, c, *s)` at a grid `(n, *s, d)`. A lone sample slice by slice: torch gives each of a batch one core."""
+    slices = grid.transpose(0, 1) if len(grid) == 1 else grid
+    found = functional.grid_sample(
+        values.expand(len(slices), *values.shape[1:]), slices, mode, padding_mode, align_corners=False
+    )
+    return found.transpose(0, 2) if len(grid) == 1 else found
 
 
 def _source_positions(shape: Sequence[int], motions: Sequence[_Motion], device: torch.device) -> Tensor:
