@@ -117,7 +117,7 @@ def test_every_option_that_a_document_names_is_one(path):
         "--bundle_root",
         "--dataset_dir",
         "--output_dir",
-        *("--codec", "--kills", "--millions", "--passes", "--steps"),  # of benchmarks
+        *("--codec", "--kills", "--millions", "--passes", "--steps", "--turns"),  # of benchmarks
         *("--head", "--port", "--address"),  # of ray start
         *("--system", "--no-create-home", "--user-group", "--shell"),  # of useradd
     }
