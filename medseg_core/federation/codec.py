@@ -96,7 +96,7 @@ def code(update: Tensors, spec: ModelSpec, codec: Codec | None) -> tuple[Entries
     names, blocks = _parameters(spec)
     numbers = np.concatenate([update[name].reshape(-1) for name in names] or [np.zeros(0, np.float32)])
     entries = codec.encode(numbers, blocks)
-    buffers = {name: update[name] for name in spec.tensors if name not in set(names)}
+    buffers = {n: update[n] for n, tensor in spec.tensors.items() if tensor.role == "buffer"}
     arrived = {**buffers, **_split(codec.decode(entries, blocks), names, spec)}
     coded = {f"{CODED}/{name}": entry for name, entry in entries.items()}
     return {**buffers, **coded}, {name: arrived[name] for name in spec.tensors}

@@ -30,7 +30,7 @@ class _Place(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     dtype: str
-    shape: Annotated[tuple[_Whole, ...], Field(max_length=64)]  # as many axes as NumPy has
+    shape: Annotated[tuple[_Whole, ...], Field(max_length=64, fail_fast=True)]  # as many axes as NumPy has
     data_offsets: tuple[_Whole, _Whole]
 
 
