@@ -150,6 +150,19 @@ def prepare_readings(
     )
 
 
+def cases_sha256(cases: Sequence[Case], folder: Path) -> str:
+    """What names a data set, wherever it lies: its cases, whose they are, and the bytes of their files.
+
+    `folder` is the cache, in which digests of files are remembered.
+    """
+    digest = hashlib.sha256()
+    for case in sorted(cases, key=lambda case: case.case_id):
+        facts = (case.case_id, case.patient_id, case.site, case.missing, sorted(case.attributes.items()))
+        files = [_digest_of(path, folder / FILES).hex() for path in _files(case)]
+        digest.update(repr((*facts, files)).encode())
+    return digest.hexdigest()
+
+
 def name_stored(prepared: PreprocessedCase) -> StoredCase:
     """Where a case that came from the cache lies."""
     assert prepared.folder is not None, prepared.case.case_id
@@ -183,11 +196,15 @@ def _case_key(case: Case, reading: Reading, memory: Path) -> str:
     missing = f"|{case.missing}" if case.missing else ""
     digest = hashlib.sha256(f"{_settings_key(reading)}|{case.case_id}{missing}".encode())
     for path in _files(case):
-        try:
-            digest.update(remembered_sha256(path, memory))
-        except (OSError, ValueError):  # missing, or of a name that cannot be: reported when it is loaded
-            digest.update(b"missing")
+        digest.update(_digest_of(path, memory))
     return digest.hexdigest()[:32]
+
+
+def _digest_of(path: Path, memory: Path) -> bytes:
+    try:
+        return remembered_sha256(path, memory)
+    except (OSError, ValueError):  # missing, or of a name that cannot be: reported when it is loaded
+        return b"missing"
 
 
 def _files(case: Case) -> Iterator[Path]:

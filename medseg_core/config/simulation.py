@@ -66,7 +66,7 @@ class ScannerEffects(Section):
 class Simulation(Section):
     """How one data set becomes virtual sites."""
 
-    sites: PositiveInt = 4
+    sites: Annotated[int, Field(ge=1, le=100_000)] = 4
     partition: str = "natural"  # natural, iid, quantity, dirichlet or attribute:NAME
     dirichlet_alpha: Annotated[float, Field(gt=0)] = 0.5  # Li et al. 2022 (NIID-Bench)
     baselines: tuple[Literal["local", "pooled"], ...] = ()

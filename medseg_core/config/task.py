@@ -1,5 +1,6 @@
 """`[task]`: the contract between the data and the network."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -45,12 +46,20 @@ class LabelCode(Section):
     type: Code  # of the structure, such as ["10200004", "SCT", "Liver"]
 
 
-LabelValues = int | tuple[int, ...] | Literal["nonzero"]
+FileValue = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # in a label file
+LabelValues = FileValue | tuple[FileValue, ...] | Literal["nonzero"]
 
 
 def values_of(wanted: LabelValues) -> tuple[int, ...]:
     """The values in label files that a label names; none for "nonzero"."""
     return (wanted,) if isinstance(wanted, int) else tuple(v for v in wanted if isinstance(v, int))
+
+
+def require_one_meaning(meanings: Sequence[tuple[int, str]]) -> None:
+    """No value in label files stands for two names. Raises ValueError."""
+    for value, name in meanings:
+        if other := next((n for v, n in meanings if v == value and n != name), None):
+            raise ValueError(f"value {value} would be both {name} and {other}; give every label its values")
 
 
 class SiteLabels(Section):
@@ -60,7 +69,7 @@ class SiteLabels(Section):
     """
 
     labels: dict[Name, LabelValues] = {}  # noqa: RUF012 - pydantic copies it. Of those not named here: the task's
-    background: tuple[int, ...] = ()  # values that are none of the task's labels
+    background: tuple[FileValue, ...] = ()  # values that are none of the task's labels
     not_annotated: tuple[Name, ...] = ()  # labels that may be there, as background
 
 
@@ -73,8 +82,8 @@ class Task(Section):
     labels: Annotated[
         dict[Name, LabelValues], Field(min_length=1, max_length=200)
     ]  # foreground; in order 1, 2, ..
-    background: tuple[int, ...] = ()  # values in label files that are no label, beside 0
-    ignore_value: int | None = None  # value in label files for "not annotated here"
+    background: tuple[FileValue, ...] = ()  # values in label files that are no label, beside 0
+    ignore_value: FileValue | None = None  # value in label files for "not annotated here"
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None  # None: the spacing of each file
     longest_side_px: PositiveInt | None = None  # for images without physical spacing: scaled to this size
     orientation: Annotated[str, Field(pattern="^[RLAPSI]{3}$")] = "LPS"  # DICOM's; 3D only
@@ -102,8 +111,24 @@ class Task(Section):
             raise ValueError("two channels have the same name")
         for name in set(self.segments or ()) - set(self.labels):
             raise ValueError(f"segments names {name!r}, which is none of the labels")
+        if {"RL", "AP", "SI"} != {
+            pair for pair in ("RL", "AP", "SI") for letter in self.orientation if letter in pair
+        }:
+            raise ValueError(
+                f"orientation {self.orientation} needs one letter each of R or L, A or P, S or I"
+            )
         self._require_ignored_alone()
+        self._require_one_meaning()
         return self
+
+    def _require_one_meaning(self) -> None:
+        """Raises ValueError where a value in label files would be two things."""
+        meanings = [(v, name) for name, wanted in self.labels.items() for v in values_of(wanted)]
+        require_one_meaning([*meanings, *((v, "background") for v in self.background)])
+        if len(rest := [name for name, wanted in self.labels.items() if wanted == "nonzero"]) > 1:
+            raise ValueError(
+                f'labels {rest[0]} and {rest[1]} are both "nonzero": give every label its values'
+            )
 
     def _require_ignored_alone(self) -> None:
         """Raises ValueError where `ignore_value` means something else, too: it wins, and those voxels would vanish."""
@@ -159,11 +184,7 @@ class Task(Section):
         meanings += [(v, "background") for v in own.background]
         if self.ignore_value is not None:
             meanings.append((self.ignore_value, "what ignore_value leaves out"))
-        for value, name in meanings:
-            if other := next((n for v, n in meanings if v == value and n != name), None):
-                raise ValueError(
-                    f"value {value} would be both {name} and {other}; give every label its values"
-                )
+        require_one_meaning(meanings)
         unseen = [v for name in own.not_annotated for v in values_of(self.labels[name])]
         named = {value for value, _ in meanings} - set(own.background)
         background = sorted({*self.background, *own.background, *unseen} - named)

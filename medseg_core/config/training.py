@@ -63,5 +63,5 @@ class Training(Section):
     loss: Literal["dice", "dice_ce", "dice_focal", "tversky", "generalised_dice"] = "dice_ce"  # nnU-Net
     gradient_clip_norm: Annotated[float, Field(ge=0)] = 12.0  # nnU-Net; 0: off
     mixed_precision: Literal["auto", "off", "bf16"] = "auto"  # auto: bf16 on CUDA devices that have it
-    cpu_threads: PositiveInt = 2  # part of the experiment: results depend on it
+    cpu_threads: Annotated[int, Field(ge=1, le=1024)] = 2  # part of the experiment: results depend on it
     augmentation: Augmentation | Literal[False] = Augmentation()

@@ -78,6 +78,16 @@ class SiteAnswersError(RunError):
         )
 
 
+class DifferentDataError(StorageError):
+    """The folder holds a run on other cases."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} holds a run on other data: cases, patients, images or labels are not those of its start, so it "
+            "cannot be resumed with these. Give the data as they were, or choose another --out."
+        )
+
+
 class DifferentExperimentError(StorageError):
     """The folder holds a run of another experiment."""
 

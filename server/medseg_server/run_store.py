@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from medseg_core.config import Experiment, experiment_toml, read_experiment
 from medseg_core.errors import OccupiedFolderError, UnusableFolderError
 from medseg_core.files import write_atomic
-from medseg_server.errors import DifferentExperimentError
+from medseg_server.errors import DifferentDataError, DifferentExperimentError
 
 
 class RunStore:
@@ -19,14 +19,17 @@ class RunStore:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
 
-    def open(self, experiment: Experiment, *, run: str, resume: bool) -> str:
+    def open(self, experiment: Experiment, *, run: str, resume: bool, data_sha256: str | None = None) -> str:
         """Start the run, or go on with it; returns its identifier (`run` for a new one, else the stored one).
 
-        Raises OccupiedFolderError, DifferentExperimentError or UnusableFolderError.
+        `data_sha256` names the cases where they are one data set; a run goes on with those alone.
+        Raises OccupiedFolderError, DifferentExperimentError, DifferentDataError or UnusableFolderError.
         """
         if self.is_begun(experiment, resume=resume):
+            self.require_data(data_sha256)
             return self._identifier()
-        write_atomic(self.folder / "run.json", json.dumps({"run": run}).encode())
+        named = {"run": run} | ({"data_sha256": data_sha256} if data_sha256 else {})
+        write_atomic(self.folder / "run.json", json.dumps(named).encode())
         write_atomic(self.folder / "experiment.toml", experiment_toml(experiment).encode())
         return run
 
@@ -46,11 +49,22 @@ class RunStore:
             raise DifferentExperimentError(self.folder)
         return is_there
 
+    def require_data(self, data_sha256: str | None) -> None:
+        """The run that is begun here is on these cases, as far as it says. Raises DifferentDataError."""
+        begun_with = self._named().get("data_sha256")
+        if data_sha256 is not None and begun_with not in (None, data_sha256):
+            raise DifferentDataError(self.folder)
+
     def _identifier(self) -> str:
         """The stored identifier of the run."""
+        return str(self._named()["run"])
+
+    def _named(self) -> dict[str, Any]:
+        """What run.json says. Raises UnusableFolderError."""
         try:
-            return str(json.loads((self.folder / "run.json").read_bytes())["run"])
-        except (OSError, ValueError, KeyError):
+            named: dict[str, Any] = json.loads((self.folder / "run.json").read_bytes())
+            return {**named, "run": named["run"]}
+        except (OSError, ValueError, KeyError, TypeError):
             raise UnusableFolderError(self.folder, "its run.json is missing or damaged") from None
 
     def event(self, name: str, **facts: Any) -> None:

@@ -104,7 +104,8 @@ def _begun(
             check_attendance(experiment, tuple(sites.cases))
         slow_imports.result()  # MONAI must not be imported from two threads at a time
     with sole_use(place.out):
-        store.open(experiment, run=run_identifier(place.out, "global"), resume=place.resume)
+        run = run_identifier(place.out, "global")
+        store.open(experiment, run=run, resume=place.resume, data_sha256=sites.data_sha256)
         store.event("started", version=medseg_core.__version__)
         for warning in sites.warnings:
             watch.on_warning(warning)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medseg_client.site_data import SiteData, split_site
-from medseg_core.cohort.cache import Prepared, prepare_readings
+from medseg_core.cohort.cache import Prepared, cases_sha256, prepare_readings
 from medseg_core.cohort.manifest import read_cohort
 from medseg_core.cohort.preprocess import PreprocessedCase
 from medseg_core.cohort.reading import Reading
@@ -22,11 +22,13 @@ from medseg_simulation.scanner_effects import scanner_at
 class VirtualSites:
     """The prepared cases of each site, in order of site and case.
 
-    `tested` has, by name, the cases that are scored as other than what their site knows: with every label.
+    `data_sha256` names all of them. `tested` has, by name, the cases that are scored as other than what their site
+    knows: with every label.
     """
 
     cases: Mapping[str, tuple[PreprocessedCase, ...]]
     warnings: tuple[str, ...]
+    data_sha256: str
     tested: Mapping[str, PreprocessedCase] = field(default_factory=dict)
 
     def split(self, experiment: Experiment, fold: Fold | None) -> dict[str, SiteData]:
@@ -70,6 +72,7 @@ def open_sites(
     return VirtualSites(
         {site: tuple(prepared.cases[case.case_id] for case in cases) for site, cases in sites.items()},
         (*cohort.warnings, *prepared.warnings),
+        cases_sha256(cohort.cases, cache),
         _sound(prepare_readings(whole, cache, threads=threads)).cases,
     )
 

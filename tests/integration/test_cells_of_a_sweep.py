@@ -1,6 +1,7 @@
 """What becomes of the cells of a sweep: those that cannot be run, and those that were run by another experiment."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def sweep(
     call = caller(monkeypatch, capsys)
     (tmp_path / "tiny.toml").write_text(TINY)
 
-    def run(text: str, *more: str) -> Any:
+    def run(text: str, *more: str, data: Path = phantoms) -> Any:
         (tmp_path / "sweep.toml").write_text(text)
-        words = ["sweep", tmp_path / "sweep.toml", "--data", phantoms, "--out", tmp_path / "out"]
+        words = ["sweep", tmp_path / "sweep.toml", "--data", data, "--out", tmp_path / "out"]
         outcome = call(*words, "--cache", tmp_path / "cache", *more)
         figures = tmp_path / "out/sweep.json"
         return outcome, json.loads(figures.read_text()) if figures.exists() else {}
@@ -51,22 +52,14 @@ def sweep(
     return run
 
 
-CANNOT_BE_RUN = {
-    "network": ('model.name = "attention_unet"', "Set normalisation"),
-    "partition": ("simulation = { partition = 'dirichlet', sites = 4 }", "cannot give 4 sites 8 each"),
-}
-
-
-@pytest.mark.parametrize("why", CANNOT_BE_RUN)
-def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep, why) -> None:
-    changes, reason = CANNOT_BE_RUN[why]
-    bad = f'[[algorithm]]\nname = "fedprox"\nchanges.{changes}\n'
+def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep) -> None:
+    bad = '[[algorithm]]\nname = "fedprox"\nchanges.model.name = "attention_unet"\n'
 
     outcome, figures = sweep(SWEEP + bad + FEDAVG)
 
     assert outcome.code == 0, outcome.err
     assert "to go" in outcome.err
-    assert reason in figures["settings"]["hospitals"]["failures"]["fedprox"]["0"]
+    assert "Set normalisation" in figures["settings"]["hospitals"]["failures"]["fedprox"]["0"]
     assert list(figures["settings"]["hospitals"]["algorithms"]) == ["fedavg"]
 
     again, resumed = sweep(SWEEP + bad + FEDAVG, "--resume")
@@ -76,12 +69,12 @@ def test_a_first_cell_that_cannot_be_run_is_a_row_with_its_reason(sweep, why) ->
 
 
 def test_a_sweep_of_which_no_cell_can_be_run_says_why_of_each(sweep) -> None:
-    changes, reason = CANNOT_BE_RUN["partition"]
-    outcome, figures = sweep(SWEEP.replace("training.augmentation = false", changes) + FEDAVG)
+    many = "simulation = { partition = 'dirichlet', sites = 4 }"
+    outcome, figures = sweep(SWEEP.replace("training.augmentation = false", many) + FEDAVG)
 
     assert outcome.code == 0, outcome.err
     assert "to go" not in outcome.err
-    assert reason in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
+    assert "cannot give 4 sites 8 each" in figures["settings"]["hospitals"]["failures"]["fedavg"]["0"]
 
 
 def test_a_patch_that_fits_no_network_is_said_before_anything_is_run(sweep) -> None:
@@ -112,6 +105,54 @@ def test_cells_of_an_experiment_that_has_changed_since_are_not_mixed_with_others
     outcome, after = sweep(SWEEP + FEDAVG, "--resume")
     assert outcome.code == 0, outcome.err
     assert after == figures
+
+
+@pytest.fixture
+def other_data(tmp_path: Path, phantoms: Path) -> Path:
+    """The same cases, but for one label."""
+    shutil.copytree(phantoms, tmp_path / "other")
+    labels = sorted((tmp_path / "other/labels").iterdir())
+    shutil.copy(labels[1], labels[0])
+    return tmp_path / "other"
+
+
+def test_cells_on_other_data_are_not_mixed_with_others(sweep, phantoms, other_data, tmp_path) -> None:
+    outcome, figures = sweep(SWEEP + FEDAVG)
+    assert outcome.code == 0, outcome.err
+
+    outcome, after = sweep(SWEEP + FEDAVG, "--resume", data=other_data)
+
+    assert outcome.code == 1
+    assert "holds a run on other data" in " ".join(outcome.err.split())
+    assert after == figures
+
+    shutil.copytree(phantoms, tmp_path / "moved")
+    outcome, after = sweep(SWEEP + FEDAVG, "--resume", data=tmp_path / "moved")
+    assert outcome.code == 0, outcome.err
+    assert after == figures
+
+
+def test_a_run_goes_on_with_the_data_of_its_start_alone(
+    monkeypatch, capsys, tmp_path, phantoms, other_data
+) -> None:
+    call = caller(monkeypatch, capsys)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    words = [
+        "run",
+        tmp_path / "tiny.toml",
+        "--out",
+        tmp_path / "out",
+        "--cache",
+        tmp_path / "cache",
+        "--data",
+    ]
+    assert call(*words, phantoms).code == 0
+
+    outcome = call(*words, other_data, "--resume")
+
+    assert outcome.code == 1
+    assert "images or labels are not those of its start" in " ".join(outcome.err.split())
+    assert call(*words, phantoms, "--resume").code == 0
 
 
 def test_candidates_and_baselines_of_an_experiment_that_has_changed_are_refused_too(sweep, tmp_path) -> None:

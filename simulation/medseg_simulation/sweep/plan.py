@@ -28,6 +28,8 @@ from medseg_simulation.preset_files import read_preset
 
 _FOLDER = Path(str(files("medseg_simulation"))) / "sweeps"
 BASELINES = "baselines"  # the folder beside those of the algorithms
+FILES = ("sweep.toml", "sweep.json", "sweep.html")  # beside the folders of the settings
+SAME_FOR_ALL = ("task", "simulation")
 LENGTH = ("rounds", "local_epochs")  # of `[federation]`: how much a run trains
 
 Changes = dict[str, Any]  # to an experiment, by section
@@ -82,12 +84,28 @@ class Sweep(Section):
             raise ValueError("give either preset or experiment")
         _require_different("seeds", self.seeds)
         _require_different("[[setting]] names", [setting.name.casefold() for setting in self.setting])
+        if taken := [setting.name for setting in self.setting if setting.name.casefold() in FILES]:
+            raise ValueError(f'[[setting]] name = "{taken[0]}" is a file of the sweep: use another')
         rows = [entry.row.casefold() for entry in self.algorithm]
         _require_different("[[algorithm]] names (give a label where a name stands twice)", rows)
         if BASELINES in rows:
             raise ValueError(f'[[algorithm]] label = "{BASELINES}" is taken by the baselines: use another')
+        self._require_equal_work()
         self._require_equal_budget()
         return self
+
+    def _require_equal_work(self) -> None:
+        """Rows differ in how they train, never in hospitals, truth, scores or seed: their cases would not compare."""
+        remedies = dict.fromkeys(SAME_FOR_ALL, "[[setting]] changes, or changes of the whole sweep")
+        remedies |= {"federation.algorithm": "name", "federation.seed": "seeds of the whole sweep"}
+        for entry in self.algorithm:
+            for changes in (entry.changes, *entry.candidates):
+                named = {*changes, *(f"federation.{key}" for key in changes.get("federation", {}))}
+                if wrong := sorted(named & remedies.keys()):
+                    raise ValueError(
+                        f"changes of algorithm {entry.row} hold {wrong[0]}, in which rows must not differ or could "
+                        f"not be compared: use {remedies[wrong[0]]} instead"
+                    )
 
     def _require_equal_budget(self) -> None:
         """Everybody gets as many tries, so that nobody wins by having been tuned more."""

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Protocol
 
-from medseg_core.config import Experiment
+from medseg_core.cohort.cache import cases_sha256
+from medseg_core.cohort.manifest import read_cohort
+from medseg_core.config import Experiment, Task
 from medseg_core.errors import OccupiedFolderError
 from medseg_core.files import sole_use, write_atomic
 from medseg_server.errors import DifferentExperimentError
@@ -88,9 +91,15 @@ def run_sweep(
 def _open_folder(plan: Plan, place: Place, work: list[_Work]) -> None:
     """Start a sweep in the folder or go on with it.
 
-    Raises OccupiedFolderError, DifferentSweepError, or ChangedSweepError where a cell was run by another experiment.
+    Raises OccupiedFolderError, DifferentSweepError, ChangedSweepError where a cell was run by another experiment, or
+    DifferentDataError where it was on other cases.
     """
     path, text = place.out / "sweep.toml", sweep_toml(plan.sweep)
+
+    @cache
+    def name_data(task: str) -> str:
+        return cases_sha256(read_cohort(place.data, Task.model_validate_json(task)).cases, place.cache)
+
     if path.exists() and not place.resume:
         raise OccupiedFolderError(place.out)
     if path.exists() and path.read_text(encoding="utf-8") != text:
@@ -99,9 +108,11 @@ def _open_folder(plan: Plan, place: Place, work: list[_Work]) -> None:
         for number, experiment in enumerate(tries := piece.tries(plan)):
             run = folder_of(place.out / piece.cell.folder, tries, number)
             try:
-                RunStore(run).is_begun(experiment, resume=True)
+                is_begun = (store := RunStore(run)).is_begun(experiment, resume=True)
             except DifferentExperimentError:
                 raise ChangedSweepError(place.out, piece.cell.name) from None
+            if is_begun:
+                store.require_data(name_data(experiment.task.model_dump_json()))
     write_atomic(path, text.encode())
 
 

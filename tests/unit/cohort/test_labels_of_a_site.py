@@ -29,8 +29,6 @@ def mapped(task: Task, *values: int) -> list[int]:
 
 def test_a_site_without_labels_of_its_own_has_the_task_as_it_is():
     assert at_site() == TASK
-    twice = make_task(labels={"whole": (1, 2), "part": 2})  # the first label that names a value has it
-    assert twice.at_site(SiteLabels()) == twice
     assert TASK.not_annotated == ()
 
 
@@ -104,6 +102,21 @@ def test_a_site_cannot_mean_something_by_the_value_that_is_left_out(own, name):
 def test_a_task_whose_label_or_background_would_be_left_out_is_refused(task, name):
     with pytest.raises(ValidationError, match=f"ignore_value = 9 is a value of {name}, too.* another value"):
         make_task(**task, ignore_value=9)
+
+
+@pytest.mark.parametrize(
+    ("task", "fault"),
+    [
+        ({"labels": {"a": 1, "b": (2, 1)}}, "value 1 would be both a and b"),
+        ({"labels": {"a": 1}, "background": [5, 1]}, "value 1 would be both a and background"),
+        ({"labels": {"a": "nonzero", "b": "nonzero"}}, 'labels a and b are both "nonzero"'),
+        ({"labels": {"a": 2**31}}, "less than 2147483648"),
+        ({"orientation": "LLP"}, "orientation LLP needs one letter each of R or L, A or P, S or I"),
+    ],
+)
+def test_a_task_in_which_a_value_or_an_axis_is_two_things_is_refused(task, fault):
+    with pytest.raises(ValidationError, match=fault):
+        make_task(**task)
 
 
 def test_a_prepared_case_knows_what_its_site_does_not_annotate(tmp_path):

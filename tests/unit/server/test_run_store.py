@@ -8,7 +8,7 @@ import pytest
 from builders import ScriptedTransport, constant_update, make_experiment, make_run, scripted_site
 
 from medseg_core.errors import OccupiedFolderError, UnusableFolderError
-from medseg_server.errors import DifferentExperimentError
+from medseg_server.errors import DifferentDataError, DifferentExperimentError
 from medseg_server.rounds import train
 from medseg_server.run_store import RunStore
 
@@ -46,6 +46,20 @@ def test_another_experiment_is_refused(store: RunStore) -> None:
     other = make_experiment(training={"learning_rate": 0.02})
     with pytest.raises(DifferentExperimentError, match="another --out"):
         store.open(other, run="second", resume=True)
+
+
+def test_a_run_goes_on_with_the_data_of_its_start_alone(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.open(make_experiment(), run="first", resume=False, data_sha256="one")
+    assert store.open(make_experiment(), run="second", resume=True, data_sha256="one") == "first"
+    with pytest.raises(
+        DifferentDataError, match=r"images or labels are not those of its start.*another --out"
+    ):
+        store.open(make_experiment(), run="second", resume=True, data_sha256="other")
+
+
+def test_a_run_of_an_earlier_release_that_did_not_name_its_data_goes_on(store: RunStore) -> None:
+    assert store.open(make_experiment(), run="second", resume=True, data_sha256="one") == "first"
 
 
 def test_every_kind_of_setting_survives_the_file(tmp_path: Path) -> None:

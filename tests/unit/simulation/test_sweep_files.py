@@ -129,6 +129,17 @@ def test_a_sweep_reads_back_as_it_was_written(read, tmp_path):
             "",
             'scaffold in setting even: .* it needs .* optimiser = "sgd"',
         ),
+        (
+            'changes.training.optimiser = "sgd"',
+            'changes = { training.optimiser = "sgd", simulation.sites = 3 }',
+            r"changes of algorithm scaffold hold simulation, .* use \[\[setting\]\] changes",
+        ),
+        (
+            "{ federation.server_learning_rate = 0.5 }",
+            "{ federation.seed = 5 }",
+            "changes of algorithm scaffold hold federation.seed, .* use seeds of the whole sweep",
+        ),
+        ('name = "uneven"', 'name = "Sweep.html"', 'name = "Sweep.html" is a file of the sweep'),
     ],
 )
 def test_a_fault_is_told_before_anything_is_trained(read, old, new, fault):
