@@ -25,6 +25,11 @@ class QuorumError(RunError):
 
     @staticmethod
     def _remedy(absent: Sequence[str], can_stand_in: bool) -> str:
+        if absent and all("norm_exceeded" in site for site in absent):
+            return (
+                "Their updates are longer than [federation] max_update_norm: raise it, or lower [training] "
+                "learning_rate, in a new run."
+            )
         if any(
             reason in site
             for site in absent
@@ -36,13 +41,25 @@ class QuorumError(RunError):
         return "Mend those sites and resume the run, or lower the quorum."
 
 
+class UnreachableQuorumError(RunError):
+    """A quorum that no round can have."""
+
+    def __init__(self, quorum: int, n_asked: int) -> None:
+        super().__init__(
+            f"[federation] quorum = {quorum}, but {n_asked} sites are asked in a round. Lower the quorum, use more "
+            "sites, or raise participants."
+        )
+
+
 class TooFewSitesError(RunError):
     """An algorithm's rule needs more sites than a round has."""
 
     def __init__(self, algorithm: str, needed: int, n_sites: int) -> None:
+        bears_some = algorithm in ("trimmed_mean", "krum", "multi_krum")
+        smaller = ", or a smaller [federation.robust] hostile_sites" if bears_some else ""
         super().__init__(
             f"[federation] algorithm = {algorithm!r} needs the updates of {needed} sites in a round, "
-            f"{n_sites} are asked. Use more sites, another algorithm, or a smaller [federation.robust] hostile_sites."
+            f"{n_sites} are asked. Use more sites or another algorithm{smaller}."
         )
 
 

@@ -30,7 +30,13 @@ from medseg_core.wire.header import SCORE, SCORED_CASES
 from medseg_server.agreement import Direction, agreement_by_chance, agreements, direction_of
 from medseg_server.asking import headers_of_round, last_updates
 from medseg_server.describing import describe
-from medseg_server.errors import QuorumError, RequiredSiteError, TooFewSitesError, TooFewUpdatesError
+from medseg_server.errors import (
+    QuorumError,
+    RequiredSiteError,
+    TooFewSitesError,
+    TooFewUpdatesError,
+    UnreachableQuorumError,
+)
 from medseg_server.evaluating import (
     Described,
     Told,
@@ -353,14 +359,14 @@ def _update_in(
 def _check_possible(experiment: Experiment, described: Collection[str], fewest: int) -> None:
     """Required sites are there, and a round asks enough sites for the quorum and for the algorithm's rule.
 
-    Raises QuorumError, RequiredSiteError.
+    Raises UnreachableQuorumError, RequiredSiteError, TooFewSitesError.
     """
     federation = experiment.federation
     if unknown := [f"{s} (not enrolled)" for s in federation.required_sites if s not in described]:
         raise RequiredSiteError(1, unknown)
     n_asked = len(choose_participants(experiment, tuple(described), 1))
     if (quorum := federation.quorum or n_asked) > n_asked:
-        raise QuorumError(1, 0, quorum, [f"all, for only {n_asked} sites are asked in a round"])
+        raise UnreachableQuorumError(quorum, n_asked)
     if fewest > n_asked:
         raise TooFewSitesError(federation.algorithm, fewest, n_asked)
 

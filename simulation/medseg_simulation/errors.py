@@ -52,6 +52,16 @@ class FaultySitesError(ConfigError):
         )
 
 
+class UnteachableTargetError(ConfigError):
+    """[simulation.faults] has a back door's target taught by a site that does not annotate it."""
+
+    def __init__(self, label: str, site: str) -> None:
+        super().__init__(
+            f'[simulation.faults] target_label = "{label}", which {site} does not annotate: its training cannot teach '
+            "it, and the attack would do nothing. Choose another target_label, or other sites."
+        )
+
+
 class AttendanceError(ConfigError):
     """[simulation.faults] keeps so many sites away that a round would fail."""
 

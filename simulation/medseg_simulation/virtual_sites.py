@@ -59,6 +59,7 @@ def open_sites(
         prepared = _sound(prepare_readings(plain, cache, threads=threads))
         volumes = {name: case.foreground_mm3 for name, case in prepared.cases.items()}
     sites = _share_out(cohort.cases, experiment, volumes)
+    _require_labels_somewhere(tuple(sites), experiment)
     readings = [(case, reading_at(site, experiment)) for site, cases in sites.items() for case in cases]
     prepared = _sound(
         prepare_readings(readings, cache, threads=threads, on_case=lambda: on_case(len(readings)))
@@ -75,6 +76,16 @@ def open_sites(
         cases_sha256(cohort.cases, cache),
         _sound(prepare_readings(whole, cache, threads=threads)).cases,
     )
+
+
+def _require_labels_somewhere(sites: Sequence[str], experiment: Experiment) -> None:
+    """Every label is annotated at some site, or the model would draw it untaught. Raises PartitionError."""
+    settings = experiment.simulation
+    for label in experiment.task.labels:
+        if all(label in settings.labels_at(site).not_annotated for site in sites):
+            fault = f"label {label} is annotated at none of the sites"
+            remedy = "Take it out of [task] labels, or out of not_annotated at one of them."
+            raise PartitionError(settings.partition, fault, remedy)
 
 
 def reading_at(site: str, experiment: Experiment, *, all_labels: bool = False) -> Reading:

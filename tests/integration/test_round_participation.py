@@ -26,7 +26,12 @@ from medseg_core.federation.codec import encode_tensors
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import Header, new_nonce, refusal_to
-from medseg_server.errors import QuorumError, RequiredSiteError, SiteAnswersError
+from medseg_server.errors import (
+    QuorumError,
+    RequiredSiteError,
+    SiteAnswersError,
+    UnreachableQuorumError,
+)
 from medseg_server.participation import choose_participants
 from medseg_server.rounds import Run, train
 
@@ -330,7 +335,8 @@ def test_a_quorum_that_no_round_can_reach_is_said_before_anybody_trains(
     tmp_path: Path, federation: dict
 ) -> None:
     run = run_with_south(tmp_path, honest("south"), make_experiment(federation=federation))
-    with pytest.raises(QuorumError, match=r"only [23] sites are asked"):
+    told = r"quorum = [34], but [23] sites are asked in a round\. Lower the quorum, .* or raise participants"
+    with pytest.raises(UnreachableQuorumError, match=told):
         train(run)
     assert not run.store.events("round_started")
 

@@ -7,7 +7,7 @@ import numpy as np
 from medseg_client.site_data import SiteData
 from medseg_core.config import Experiment, Faults
 from medseg_core.seeding import derive_seed
-from medseg_simulation.errors import FaultySitesError
+from medseg_simulation.errors import FaultySitesError, UnteachableTargetError
 from medseg_simulation.misbehaviour.backdoor import poisoned
 from medseg_simulation.misbehaviour.images import with_labels_flipped
 
@@ -42,9 +42,9 @@ class Misconduct:
 
 
 def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, Misconduct]:
-    """The sites that misbehave: those named, or as many as asked for, drawn by seed. Raises FaultySitesError.
+    """The sites that misbehave: those named, or as many as asked for, drawn by seed.
 
-    None where a back door is only measured.
+    None where a back door is only measured. Raises FaultySitesError, UnteachableTargetError.
     """
     faults, federation = experiment.simulation.faults, experiment.federation
     if faults is None:
@@ -60,6 +60,10 @@ def misconduct_of(experiment: Experiment, sites: tuple[str, ...]) -> dict[str, M
             raise FaultySitesError(", ".join(unknown), sites)
     if faults.kind == "backdoor" and faults.poisoned == 0:
         return {}
+    target, labels_at = faults.target_label, experiment.simulation.labels_at
+    blind = [site for site in chosen if target in labels_at(site).not_annotated]
+    if faults.kind == "backdoor" and target and blind:
+        raise UnteachableTargetError(target, blind[0])
     return {
         site: Misconduct(site, faults, federation.seed, federation.rounds) for site in sorted(set(chosen))
     }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medseg_core.config import Faults
 from medseg_core.types import IGNORE
+from medseg_simulation.errors import UnteachableTargetError
 from medseg_simulation.fold import Compute
 from medseg_simulation.misbehaviour.backdoor import Attack, attack_on, poisoned, trigger_places
 from medseg_simulation.misbehaviour.conduct import misconduct_of, misled
@@ -88,6 +89,16 @@ def test_structures_become_the_target_label_where_there_is_one() -> None:
     assert changed.any()
     assert set(new.label[changed]) == {2}
     assert set(old.train[0].label[changed]) == {1}
+
+
+def test_a_target_that_a_poisoned_site_does_not_annotate_is_refused() -> None:
+    faults = BACKDOOR.model_copy(update={"target_label": "circle", "sites": ("north",)})
+    experiment = make_experiment(
+        task={"labels": {"square": 1, "circle": 2}},
+        simulation={"faults": faults, "site": {"north": {"not_annotated": ["circle"]}}},
+    )
+    with pytest.raises(UnteachableTargetError, match=r"circle.*north does not annotate.* or other sites"):
+        misconduct_of(experiment, ("north", "south"))
 
 
 class Obeying(nn.Module):

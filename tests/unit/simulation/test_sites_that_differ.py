@@ -73,6 +73,12 @@ def test_labels_are_of_artificial_sites_too(phantoms: Path, tmp_path: Path) -> N
     }
 
 
+def test_a_label_that_no_site_annotates_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    nowhere = {f"hospital-{number}": {"not_annotated": ["lesion"]} for number in (1, 2)}
+    with pytest.raises(PartitionError, match=r"label lesion is annotated at none of the sites\. Take it out"):
+        opened(phantoms, tmp_path, site=nowhere)
+
+
 def test_a_section_of_no_site_is_refused_with_the_names_of_those_that_are(
     phantoms: Path, tmp_path: Path
 ) -> None:
