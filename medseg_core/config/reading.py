@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +40,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_document(kind: type[_Document], document: dict[str, Any], *, source: str) -> _Document:
-    """A parsed document as settings of `kind`. Raises ExperimentFileError naming `source`, with every fault found."""
-    try:
-        return kind.model_validate(document)
+    """A parsed document as settings of `kind`, a number written as text or a truth as a number among its faults.
+
+    Raises ExperimentFileError naming `source`, with every fault found.
+    """
+    try:  # as JSON, of which alone pydantic takes lists for tuples while it is strict
+        return kind.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise ExperimentFileError(source, [_sentence(kind, fault) for fault in error.errors()]) from None
 

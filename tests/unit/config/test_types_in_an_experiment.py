@@ -1,0 +1,39 @@
+"""What an experiment file holds is of the type that the key has: nothing is guessed."""
+
+from typing import Any
+
+import pytest
+from builders import make_experiment
+
+from medseg_core.config import Experiment, parse_experiment
+from medseg_core.errors import ExperimentFileError
+
+
+def with_value(section: str, key: str, value: Any) -> Experiment:
+    document = make_experiment().model_dump(mode="json", exclude_none=True)
+    document[section] |= {key: value}
+    return parse_experiment(document, source="x.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("federation", "rounds", True, "a valid integer, got True"),
+        ("federation", "rounds", 2.0, "a valid integer, got 2.0"),
+        ("federation", "rounds", "1", "a valid integer, got '1'"),
+        ("training", "learning_rate", "0.01", "a valid number, got '0.01'"),
+        ("training", "learning_rate", float("nan"), "a finite number, got nan"),
+        ("federation", "optimiser_memory", "yes", "a valid boolean, got 'yes'"),
+        ("training", "cpu_threads", 1_000_000, "less than or equal to 1024, got 1000000"),
+    ],
+)
+def test_a_value_of_another_type_or_size_is_refused(section: str, key: str, value: Any, expected: str):
+    with pytest.raises(
+        ExperimentFileError, match=rf"x.toml: \[{section}\] {key}: Input should be {expected}"
+    ):
+        with_value(section, key, value)
+
+
+def test_a_whole_number_is_a_number_and_a_list_a_list():
+    assert with_value("training", "learning_rate", 1).training.learning_rate == 1.0
+    assert with_value("training", "patch_size", [8, 8]).training.patch_size == (8, 8)
