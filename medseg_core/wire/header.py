@@ -13,6 +13,8 @@ from medseg_core.wire.versions import WIRE_VERSION
 
 HEADER_BYTES_MAX = 1 << 20  # 5120 counts or scalars with the longest keys stay below
 ENTRIES_MAX = 5120  # two models' scores for 200 labels: 9 metrics, 3 counts of cases; and 156 of scope
+# Two a key, and some for what else a header says: each further entry may be a fault, and each fault takes a kilobyte
+_QUOTES_MAX = 4 * ENTRIES_MAX + 200
 
 Kind = Literal["describe", "train", "evaluate", "publish"]
 Split = Literal["validation", "test"]
@@ -186,6 +188,8 @@ def parse_header(data: bytes) -> Header:
     """The header in JSON bytes. Raises WireError (malformed, too_large, wire_version)."""
     if len(data) > HEADER_BYTES_MAX:
         raise WireError(RefusalCode.TOO_LARGE, f"header of {len(data)} bytes, at most {HEADER_BYTES_MAX}")
+    if data.count(b'"') > _QUOTES_MAX:
+        raise WireError(RefusalCode.MALFORMED, f"header of more than {ENTRIES_MAX} counts or scalars")
     try:
         return Header.model_validate_json(data)
     except ValidationError as error:

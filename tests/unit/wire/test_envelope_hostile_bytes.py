@@ -52,6 +52,21 @@ def test_every_flipped_bit_of_a_sealed_envelope_is_refused() -> None:
                 receive(bytes(changed))
 
 
+def test_a_header_full_of_faults_is_refused_before_each_is_looked_at() -> None:
+    faults = {f"no key {number}": "no count" for number in range(30_000)}
+    document = HEADER.model_dump(mode="json") | {"counts": faults}
+    with pytest.raises(WireError, match="header of more than 5120 counts or scalars"):
+        parse_header(json.dumps(document).encode())
+
+
+def test_a_header_with_all_counts_and_scalars_that_it_may_have_is_read() -> None:
+    names = [f"n{number}" for number in range(5120)]
+    whole = HEADER.model_copy(
+        update={"counts": dict.fromkeys(names, 1), "scalars": dict.fromkeys(names, 0.5)}
+    )
+    assert parse_header(whole.model_dump_json().encode()) == whole
+
+
 def test_every_truncation_and_extension_is_refused() -> None:
     for length in range(len(SEALED)):
         assert code_of(SEALED[:length]) == "malformed"
