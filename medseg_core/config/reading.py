@@ -45,9 +45,14 @@ def parse_document(kind: type[_Document], document: dict[str, Any], *, source: s
     Raises ExperimentFileError naming `source`, with every fault found.
     """
     try:  # as JSON, of which alone pydantic takes lists for tuples while it is strict
-        return kind.model_validate_json(json.dumps(document, default=str), strict=True)
+        return kind.model_validate_json(json.dumps(document, default=_as_json), strict=True)
     except ValidationError as error:
         raise ExperimentFileError(source, [_sentence(kind, fault) for fault in error.errors()]) from None
+
+
+def _as_json(value: object) -> object:
+    """A path as text; a date or time of TOML, which no key takes, as what no key takes."""
+    return str(value) if isinstance(value, Path) else {"date or time": str(value)}
 
 
 def experiment_toml(experiment: Experiment) -> str:

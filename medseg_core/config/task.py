@@ -111,9 +111,7 @@ class Task(Section):
             raise ValueError("two channels have the same name")
         for name in set(self.segments or ()) - set(self.labels):
             raise ValueError(f"segments names {name!r}, which is none of the labels")
-        if {"RL", "AP", "SI"} != {
-            pair for pair in ("RL", "AP", "SI") for letter in self.orientation if letter in pair
-        }:
+        if any(len({*pair} & {*self.orientation}) != 1 for pair in ("RL", "AP", "SI")):
             raise ValueError(
                 f"orientation {self.orientation} needs one letter each of R or L, A or P, S or I"
             )

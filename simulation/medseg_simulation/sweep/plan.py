@@ -95,7 +95,7 @@ class Sweep(Section):
         return self
 
     def _require_equal_work(self) -> None:
-        """Rows differ in how they train, never in hospitals, truth, scores or seed: their cases would not compare."""
+        """Rows differ in how they train, never in hospitals, truth or seed: their cases would not compare."""
         remedies = dict.fromkeys(SAME_FOR_ALL, "[[setting]] changes, or changes of the whole sweep")
         remedies |= {"federation.algorithm": "name", "federation.seed": "seeds of the whole sweep"}
         for entry in self.algorithm:

@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cohort_files import make_case
 
 from medseg_core.cohort import digests
+from medseg_core.cohort.cache import cases_sha256
 from medseg_core.cohort.digests import remembered_sha256
 
 
@@ -80,3 +83,17 @@ def test_a_memory_that_cannot_be_written_costs_time_alone(file: Path, tmp_path: 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         remembered_sha256(tmp_path / "gone", tmp_path / "memory")
+
+
+def test_a_data_set_is_named_by_its_cases_whose_they_are_and_what_files_hold(tmp_path):
+    case = make_case(tmp_path / "data")
+    moved = make_case(tmp_path / "elsewhere")
+    name = cases_sha256([case], tmp_path)
+    assert cases_sha256([moved], tmp_path) == name
+    for change in ({"case_id": "x"}, {"patient_id": "x"}, {"site": "x"}, {"label": None}, {"missing": (1,)}):
+        assert cases_sha256([replace(case, **change)], tmp_path) != name, change
+    assert cases_sha256([case, replace(case, case_id="x")], tmp_path) == cases_sha256(
+        [replace(case, case_id="x"), case], tmp_path
+    )
+    moved.label.write_bytes(case.images[0].read_bytes())
+    assert cases_sha256([moved], tmp_path) != name

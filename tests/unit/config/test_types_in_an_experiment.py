@@ -1,5 +1,6 @@
 """What an experiment file holds is of the type that the key has: nothing is guessed."""
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from medseg_core.errors import ExperimentFileError
 
 
 def with_value(section: str, key: str, value: Any) -> Experiment:
-    document = make_experiment().model_dump(mode="json", exclude_none=True)
+    document: dict[str, Any] = make_experiment().model_dump(mode="json", exclude_none=True)
     document[section] |= {key: value}
     return parse_experiment(document, source="x.toml")
 
@@ -24,6 +25,7 @@ def with_value(section: str, key: str, value: Any) -> Experiment:
         ("training", "learning_rate", "0.01", "a valid number, got '0.01'"),
         ("training", "learning_rate", float("nan"), "a finite number, got nan"),
         ("federation", "optimiser_memory", "yes", "a valid boolean, got 'yes'"),
+        ("task", "licence", date(2026, 1, 1), "a valid string, got "),  # TOML has dates
         ("training", "cpu_threads", 1_000_000, "less than or equal to 1024, got 1000000"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from builders import make_experiment
 from torch import Tensor, nn
 
+from medseg_core.learning import networks
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.prelu import PReLU, use_quick_gradients
 
@@ -53,13 +54,24 @@ def test_a_slope_for_each_channel_and_mixed_precision_are_torchs_own():
             assert all(torch.equal(one, other) for one, other in zip(theirs, ours, strict=True))
 
 
-def test_a_network_keeps_its_names_slopes_and_gradients():
+def test_a_network_keeps_its_names_slopes_and_gradients(monkeypatch: pytest.MonkeyPatch):
     experiment = make_experiment(model={"name": "unet", "channels": (4, 8), "residual_units": 1})
     network = build_network(experiment.task, experiment.model, seed=0)
     quick = [name for name, module in network.named_modules() if isinstance(module, PReLU)]
     assert quick
     assert not [module for module in network.modules() if type(module) is nn.PReLU]
     assert {f"{name}.weight" for name in quick} <= set(network.state_dict())
+
+    monkeypatch.setattr(networks, "use_quick_gradients", lambda network: None)
+    plain = build_network(experiment.task, experiment.model, seed=0)
+    images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for each in (network, plain):
+        each(images).square().sum().backward()
+    for (name, ours), (same, theirs) in zip(
+        network.named_parameters(), plain.named_parameters(), strict=True
+    ):
+        assert name == same
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_else_of_a_network_is_replaced():
