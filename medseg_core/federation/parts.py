@@ -1,14 +1,15 @@
 """Long arrays in parts, on a few cores at once: NumPy lets other threads run while it works on a part."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from medseg_core.learning.device import usable_cores
+
 _PART = 1 << 20  # elements: some milliseconds of work, for some microseconds of handing it over
-_THREADS = min(4, os.cpu_count() or 1)  # memory is no faster for more
+_THREADS = min(4, usable_cores())  # memory is no faster for more
 
 T = TypeVar("T")
 Arrays = Sequence[npt.NDArray[Any]]

@@ -1,14 +1,18 @@
 """Which device trains, chosen at run time, and on how many cores."""
 
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from medseg_core.errors import DeviceError
+
+CGROUPS = Path("/sys/fs/cgroup")  # as a container sees its own
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -29,10 +33,23 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    if sys.platform in ("linux", "win32"):
-        return len(psutil.Process().cpu_affinity())
-    return os.cpu_count() or 1
+    """Processor cores that this process may use: no more than a container's quota gives it time on."""
+    if sys.platform not in ("linux", "win32"):
+        return os.cpu_count() or 1
+    return math.ceil(min(len(psutil.Process().cpu_affinity()), _quota()))
+
+
+def _quota() -> float:
+    """How many cores' time the container may use (`docker run --cpus`, a limit of Kubernetes); or infinity.
+
+    Source: the kernel's documentation of control groups, `cpu.max` in version 2, `cpu.cfs_quota_us` in version 1.
+    """
+    version_1 = [CGROUPS / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    for files in ([CGROUPS / "cpu.max"], version_1):
+        if all(file.exists() for file in files):
+            quota, period = " ".join(file.read_text() for file in files).split()
+            return int(quota) / int(period) if quota.isdecimal() else math.inf  # or "max", or -1
+    return math.inf
 
 
 def keep_freed_memory() -> None:

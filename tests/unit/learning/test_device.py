@@ -3,19 +3,51 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
 from medseg_core.errors import DeviceError
 from medseg_core.learning import device
-from medseg_core.learning.device import choose_device, keep_freed_memory, return_freed_memory
+from medseg_core.learning.device import (
+    choose_device,
+    keep_freed_memory,
+    return_freed_memory,
+    usable_cores,
+)
 
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are():
     with pytest.raises(DeviceError, match="cpu"):
         choose_device("cuda:99")
     assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "12800000 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ],
+)
+def test_a_container_may_use_no_more_cores_than_its_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    """A limit of 2 on a machine of 64: 64 sites at once would need the memory of 64, at the pace of 2."""
+    monkeypatch.setattr(device, "CGROUPS", tmp_path)
+    monkeypatch.setattr(device.psutil.Process, "cpu_affinity", lambda _: list(range(64)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores() == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
