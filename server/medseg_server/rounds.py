@@ -6,6 +6,7 @@ The same loop drives a simulation and a real federation; only the transport diff
 import gc
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from medseg_core.config import Experiment
 from medseg_core.errors import RunError, UpdateError
@@ -21,6 +22,7 @@ from medseg_core.federation.update import (
     MODEL,
     ClientUpdate,
     ModelSpec,
+    Reason,
     check_update,
     spec_for,
 )
@@ -63,6 +65,10 @@ from medseg_server.sending import Sending, moved_by_code
 __all__ = ["Run", "Trained", "describe", "model_spec", "recall", "test_chosen", "train"]
 
 
+REFUSED = {
+    *get_args(Reason),
+    RefusalCode.DIVERGED,
+}  # why an update did not count, where it lay in its numbers
 LAST_ATTEMPT = 10  # at a round whose attempts sites have seen: it ends though a site always says so
 
 
@@ -204,7 +210,8 @@ def _round(
         contributed[site]["agreement"] = agreement
     accumulator.share = sum(weights[site] for site in contributed) / sum(weights.values())
     try:
-        _check_participation(run.experiment, number, contributed, absent, fewest=algorithm.fewest_sites)
+        fewest = algorithm.fewest_left(sum(why in REFUSED for why in absent.values()))
+        _check_participation(run.experiment, number, contributed, absent, fewest=fewest)
     except RunError as error:
         accumulator.discard()
         run.store.event("round_failed", round=number, attempt=attempt, **participation(contributed, absent))

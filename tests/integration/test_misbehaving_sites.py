@@ -20,6 +20,7 @@ from medseg_core.learning.local_training import RoundContext, train_locally
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 from medseg_core.seeding import derive_seed
+from medseg_server.errors import TooFewUpdatesError
 from medseg_server.rounds import Run, train
 from medseg_server.suspects import suspects
 from medseg_simulation.errors import FaultySitesError
@@ -30,14 +31,25 @@ CPU = Compute(torch.device("cpu"), sites_at_once=1)
 SITES = ("east", "north", "south", "west")
 
 
-def experiment_with(kind: str, *, quorum: int | None = 3, rounds: int = 3, **settings: Any) -> Experiment:
+def experiment_with(
+    kind: str, *, quorum: int | None = 3, rounds: int = 3, algorithm: str = "fedavg", **settings: Any
+) -> Experiment:
     faults = {"kind": kind, "sites": ["south"], **settings}
-    federation = {"rounds": rounds, **({} if quorum is None else {"quorum": quorum})}
+    federation = {
+        "algorithm": algorithm,
+        "rounds": rounds,
+        **({} if quorum is None else {"quorum": quorum}),
+    }
     return make_experiment(federation=federation, simulation={"faults": faults})
 
 
-def federation(folder: Path, experiment: Experiment, on_round: Any = lambda model, record: None) -> Run:
-    data = {site: make_site_data(site, train=2) for site in SITES}
+def federation(
+    folder: Path,
+    experiment: Experiment,
+    on_round: Any = lambda model, record: None,
+    sites: tuple[str, ...] = SITES,
+) -> Run:
+    data = {site: make_site_data(site, train=2) for site in sites}
     plan = plan_models(experiment, data)[0]
     stop = threading.Event()
     return _open(plan, plan.data, folder, CPU, stop=stop, resume=True, on_round=on_round)
@@ -98,6 +110,20 @@ def test_nan_is_refused_by_the_guard_and_the_site_absent_as_diverged(tmp_path: P
     for record in history_of(tmp_path, experiment_with("nan")):
         assert record["absent"] == {"south": "diverged"}
         assert sorted(record["contributed"]) == ["east", "north", "west"]
+
+
+@pytest.mark.parametrize("algorithm", ["krum", "multi_krum"])
+def test_a_site_that_is_refused_is_one_of_those_that_a_rule_bears(tmp_path: Path, algorithm: str) -> None:
+    """Of five, which is as many as bear one hostile site: were it only absent, four would be too few."""
+    five = (*SITES, "upland")
+    refused = experiment_with("nan", quorum=4, algorithm=algorithm)
+    for record in train(federation(tmp_path / "refused", refused, sites=five)).history:
+        assert record["absent"] == {"south": "diverged"}
+        believed = [site for site in five if record["diagnostics"].get(f"weight_{site}")]
+        assert len(believed) == (1 if algorithm == "krum" else 4)
+    away = experiment_with("drop_out", quorum=4, algorithm=algorithm, probability=1.0)
+    with pytest.raises(TooFewUpdatesError, match="needs the updates of 5 sites, 4 contributed"):
+        train(federation(tmp_path / "away", away, sites=five))
 
 
 def test_an_honest_site_that_diverges_still_ends_the_simulation(tmp_path: Path) -> None:

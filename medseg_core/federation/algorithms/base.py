@@ -99,6 +99,10 @@ class Algorithm:
         """Updates without which a round says nothing that the rule could stand for."""
         return 1
 
+    def fewest_left(self, n_refused: int) -> int:
+        """The same in a round in which so many updates were refused for what was in them."""
+        return self.fewest_sites
+
     @property
     def remembers(self) -> bool:
         """Whether a site keeps something from its last counted round besides its optimiser's memory."""

@@ -122,6 +122,34 @@ class CollectingAlgorithm(FedAvg):
         """The rule's update, and the share that each site has in it; no share where numbers are chosen one by one."""
 
 
+@dataclass(frozen=True)
+class BoundedAlgorithm(CollectingAlgorithm):
+    """A rule that bears f hostile sites among as many as its bound says.
+
+    A site whose update was refused for what was in it is one of the f: its numbers are infinitely far from all others,
+    and no rule would take them. Of f as many are then borne as those that are left allow.
+    """
+
+    hostile_sites: int = 1  # f
+
+    @abstractmethod
+    def fewest_for(self, hostile_sites: int) -> int:
+        """Among how many sites it bears so many; also none."""
+
+    @property
+    def fewest_sites(self) -> int:
+        """By the bound."""
+        return self.fewest_for(self.hostile_sites)
+
+    def fewest_left(self, n_refused: int) -> int:
+        """By the bound for those of f that were not refused."""
+        return self.fewest_for(max(0, self.hostile_sites - n_refused))
+
+    def borne_among(self, n_sites: int) -> int:
+        """f, or as much of it as that many sites bear."""
+        return max(f for f in range(self.hostile_sites + 1) if self.fewest_for(f) <= n_sites)
+
+
 def weighted(shares: npt.NDArray[np.float64], rows: Rows) -> npt.NDArray[np.float64]:
     """The sum of the rows times their shares. Not by BLAS: its sums depend on the number of cores."""
     return np.asarray(np.einsum("i,in->n", shares, rows.astype(np.float64)))

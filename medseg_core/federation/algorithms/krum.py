@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from medseg_core.federation.algorithms.base import Array
 from medseg_core.federation.algorithms.collecting import (
-    CollectingAlgorithm,
+    BoundedAlgorithm,
     Collection,
     by_site,
     squared_distances,
@@ -16,28 +16,25 @@ from medseg_core.federation.algorithms.collecting import (
 
 
 @dataclass(frozen=True)
-class Krum(CollectingAlgorithm):
+class Krum(BoundedAlgorithm):
     """The one update with the smallest sum of squared distances to its n - f - 2 nearest.
 
     Distances are over the parameters; of equals the first by name. Source: Blanchard et al. 2017, section 4.
     """
 
-    hostile_sites: int = 1  # f
-
-    @property
-    def fewest_sites(self) -> int:
+    def fewest_for(self, hostile_sites: int) -> int:
         """2 f + 3, as the proof needs."""
-        return 2 * self.hostile_sites + 3
+        return 2 * hostile_sites + 3
 
     def combined(self, collection: Collection) -> tuple[dict[str, Array], Mapping[str, float]]:
         """The mean of the chosen updates, which weigh the same."""
         n_sites = len(collection.sites)
-        weights = np.zeros(n_sites)
-        scores = krum_scores(squared_distances(collection.products()), self.hostile_sites)
-        weights[np.argsort(scores, kind="stable")[: self.n_chosen(n_sites)]] = 1.0
+        weights, f = np.zeros(n_sites), self.borne_among(n_sites)
+        scores = krum_scores(squared_distances(collection.products()), f)
+        weights[np.argsort(scores, kind="stable")[: self.n_chosen(n_sites, f)]] = 1.0
         return collection.mean(weights), by_site(collection, weights)
 
-    def n_chosen(self, n_sites: int) -> int:
+    def n_chosen(self, n_sites: int, hostile_sites: int) -> int:
         """How many updates are averaged."""
         return 1
 
@@ -46,9 +43,9 @@ class Krum(CollectingAlgorithm):
 class MultiKrum(Krum):
     """The mean of the n - f updates with the best scores. Source: Blanchard et al. 2017, section 4 ("m-Krum")."""
 
-    def n_chosen(self, n_sites: int) -> int:
+    def n_chosen(self, n_sites: int, hostile_sites: int) -> int:
         """All but the hostile ones."""
-        return n_sites - self.hostile_sites
+        return n_sites - hostile_sites
 
 
 def krum_scores(squared: npt.NDArray[np.float64], hostile_sites: int) -> npt.NDArray[np.float64]:

@@ -121,6 +121,29 @@ def test_a_rule_says_how_many_sites_it_needs(algorithm: CollectingAlgorithm, few
     assert algorithm.fewest_sites == fewest
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (MultiKrum(hostile_sites=2), [7, 5, 3, 3]),
+        (TrimmedMean(hostile_sites=2), [5, 3, 1, 1]),
+        (Median(), [3] * 4),
+    ],
+)
+def test_those_refused_for_what_they_sent_are_among_the_hostile(
+    rule: CollectingAlgorithm, expected: list[int]
+) -> None:
+    assert [rule.fewest_left(n_refused) for n_refused in range(4)] == expected
+
+
+def test_a_rule_bears_as_many_of_those_that_are_left_as_its_bound_allows() -> None:
+    assert [MultiKrum(hostile_sites=2).borne_among(n) for n in (3, 4, 5, 6, 7, 20)] == [0, 0, 1, 1, 2, 2]
+    assert [TrimmedMean(hostile_sites=2).borne_among(n) for n in (1, 2, 3, 4, 5, 20)] == [0, 0, 1, 1, 2, 2]
+    four = sites(*HONEST)
+    for rule in (MultiKrum(hostile_sites=1), TrimmedMean(hostile_sites=2)):
+        expected = np.mean(HONEST, 0) if isinstance(rule, MultiKrum) else np.mean(np.sort(HONEST, 0)[1:3], 0)
+        np.testing.assert_allclose(moved(rule, four), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "rule"), list(zip(NAMES, RULES, strict=True)))
 def test_the_experiment_names_them(name: str, rule: Algorithm) -> None:
     assert build_algorithm(make_experiment(federation={"algorithm": name})) == rule
