@@ -150,10 +150,11 @@ class EgressGuard:
         codec: Codec | None = None,
         late: Tensors = MappingProxyType({}),
         agreed_norm: float | None = None,
-    ) -> tuple[Envelope, Tensors]:
+    ) -> tuple[Envelope, Tensors, Tensors]:
         """A training reply: exactly the tensors of the global model, finite, not longer than policy allows.
 
-        And what a codec with error feedback left over of the parameters: of what was to leave, the part that does not.
+        Besides, the update as it arrives, and what a codec with error feedback left over of the parameters: of what was
+        to leave, the part that does not.
         `late` is what it left over last time. Training that led no further than `agreed_norm`, the coordinator's bound,
         arrives no longer than that, whatever a codec adds.
         `others` are further tensors by kind; all kinds are those that the algorithm declared, none is missing.
@@ -187,7 +188,7 @@ class EgressGuard:
         payload = encode_kinds({DELTA: coded, **others}, main=DELTA)
         fed_back = spec_for("left_over", spec).tensors if codec and codec.error_feedback else ()
         left_over = {name: update[name] - arriving[name] for name in fed_back}
-        return self._release(question, header, payload, norm, before), left_over
+        return self._release(question, header, payload, norm, before), arriving, left_over
 
     def release_figures(
         self,

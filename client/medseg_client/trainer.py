@@ -242,7 +242,7 @@ class Trainer:
         report, optimiser = fit(start=start, rule=rule, memory=memory.get("optimiser"))
         trained = get_weights(network)
         scores = self._scores_told(question, experiment, data, before)
-        kept = {**rule.memory, **({"optimiser": optimiser} if keeps_optimiser else {})}
+        kept: dict[str, Tensors] = {"optimiser": optimiser} if keeps_optimiser else {}
         if (personal_rule := algorithm.personal_rule(received)) is not None:
             more, optimiser = fit(start=own, rule=personal_rule, memory=memory.get("personal_optimiser"))
             report = replace(report, training_s=report.training_s + more.training_s)
@@ -253,7 +253,7 @@ class Trainer:
         require_finite(kept.get("personal", {}), request)
         update = delta({name: trained[name] for name in spec.tensors}, received[MODEL])
         try:
-            envelope, left_over = self._guard.release_update(
+            envelope, arriving, left_over = self._guard.release_update(
                 question,
                 update,
                 spec,
@@ -271,7 +271,8 @@ class Trainer:
             )
         except UpdateError as error:  # names and shapes are the network's own: the numbers are not finite
             raise DivergedError(request.site, request.round) from error
-        kept |= {"left_over": left_over} if left_over else {}
+        rule.released(arriving)
+        kept |= {**rule.memory, **({"left_over": left_over} if left_over else {})}
         self._state.commit(request, question.sha256, reply := envelope.to_bytes(), memory=kept)
         return reply
 

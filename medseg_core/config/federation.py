@@ -35,7 +35,7 @@ AlgorithmName = Literal[
 NEED_SGD: tuple[AlgorithmName, ...] = ("scaffold", "fednova", "feddyn", "qfedavg")
 # whose rules count on momentum that begins at zero in each round
 NEED_FRESH_MOMENTUM: tuple[AlgorithmName, ...] = ("scaffold", "fednova")
-# whose rules know no weight of a site, or count on one that is the same in all rounds
+# whose rules know no weight of a site, count on one that is the same in all rounds, or bear no site that tells one
 NEED_FIXED_WEIGHTS: tuple[AlgorithmName, ...] = (
     "scaffold",
     "feddyn",
@@ -44,6 +44,8 @@ NEED_FIXED_WEIGHTS: tuple[AlgorithmName, ...] = (
     "trimmed_mean",
     "krum",
     "multi_krum",
+    "geometric_median",
+    "norm_bounding",
     "fltrust",
 )
 # that leave tensors of the network at the sites; the first two only those of batch normalisation

@@ -13,7 +13,8 @@ class LocalRule:
     """Does nothing, as FedAvg needs. One object for one training; an algorithm overrides what it changes.
 
     `uploads` are the tensors that go with the update, `memory` those that stay at the site for its next round: both
-    by kind, and there after `end`. `is_sent` tells whether an update is made of the network, or it is the site's own.
+    by kind, there after `end` and `released`. `is_sent` tells whether an update is made of the network, or it is the
+    site's own.
 
     Python code that a rule hangs on the network runs in every step only if the rule adds to the loss: others may be
     recorded and replayed, see `Gradients`.
@@ -48,6 +49,9 @@ class LocalRule:
 
     def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
         """The network is trained and left; `rates` are the learning rates of its steps, `momentum` that of its SGD."""
+
+    def released(self, arriving: Mapping[str, Array]) -> None:
+        """What arrives of the update: policy or a codec may have taken from how far the network was trained."""
 
 
 def parameters_of(network: nn.Module) -> list[Tensor]:

@@ -70,7 +70,7 @@ def train_locally(
         OutOfMemoryError: the device cannot hold one batch.
         RoundOverError: `is_over`, asked before every step, said so.
     """
-    training, federation, rates = experiment.training, experiment.federation, list[float]()
+    training, federation = experiment.training, experiment.federation
     device = next(network.parameters()).device
     set_weights(network, start)
     network.train()
@@ -80,6 +80,7 @@ def train_locally(
     in_pass = steps_in_pass(len(cases), training.batch_size)
     passes = federation.local_epochs + rule.extra_passes
     steps = passes * in_pass
+    rates = rates_of_round(training, federation.rounds, context.round_number, steps)
     gradients = _gradients_of(network, rule, experiment, parts=parts)
     if record and not experiment.model.dropout:  # which would draw from other states of the generator
         gradients.allow_recording(steps, min(training.batch_size, len(cases)))
@@ -101,10 +102,8 @@ def train_locally(
             batch = next(patches)
             unknown = mark_unknown(batch.not_annotated, experiment.task.n_classes)  # (b, k)
             waiting_s += time.perf_counter() - asked
-            progress = (context.round_number - 1 + step / steps) / federation.rounds  # of the whole run
-            rates.append(learning_rate_at(progress, training))
             for group in optimiser.param_groups:
-                group["lr"] = rates[-1]
+                group["lr"] = rates[step]
             losses.append(gradients.replace(batch, unknown))
             rule.adjust_gradients(network)
             if training.gradient_clip_norm:
@@ -158,6 +157,13 @@ def _batches(
     )
     has_core_left = device.type == "cpu" and torch.get_num_threads() < usable_cores()
     return one_ahead(drawn) if has_core_left else drawn
+
+
+def rates_of_round(training: Training, rounds: int, round_number: int, n_steps: int) -> list[float]:
+    """The learning rate of each step of a round."""
+    return [
+        learning_rate_at((round_number - 1 + step / n_steps) / rounds, training) for step in range(n_steps)
+    ]
 
 
 def learning_rate_at(progress: float, training: Training) -> float:

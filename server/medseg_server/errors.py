@@ -51,6 +51,16 @@ class UnreachableQuorumError(RunError):
         )
 
 
+class UnscoredSitesError(RunError):
+    """Sites are to be weighed by validation cases that they do not have."""
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        super().__init__(
+            f'[federation] weights = "validation_gain" weighs sites by their validation cases, and {", ".join(sites)} '
+            'has none: use weights = "cases", or give validation cases there.'
+        )
+
+
 class TooFewSitesError(RunError):
     """An algorithm's rule needs more sites than a round has."""
 

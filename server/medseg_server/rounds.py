@@ -4,7 +4,7 @@ The same loop drives a simulation and a real federation; only the transport diff
 """
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -38,6 +38,7 @@ from medseg_server.errors import (
     TooFewSitesError,
     TooFewUpdatesError,
     UnreachableQuorumError,
+    UnscoredSitesError,
 )
 from medseg_server.evaluating import (
     Described,
@@ -352,7 +353,9 @@ def _update_in(
         )
     header, limit = answer.reply.header, experiment.federation.max_update_norm
     n_steps, loss = header.counts.get("steps", 0), header.scalars.get("loss")
-    if n_steps > (most := steps_of_round(experiment, n_cases)):
+    most = steps_of_round(experiment, n_cases)
+    fewest = most if experiment.federation.algorithm == "fednova" else 0  # which divides by them
+    if not fewest <= n_steps <= most:
         raise UpdateError("bad_count", f"site {answer.site} tells of {n_steps} steps, a round has {most}")
     kinds = decode_kinds(answer.reply.payload, specs, main=DELTA, codec=build_codec(experiment))
     norms = {
@@ -363,12 +366,16 @@ def _update_in(
     return ClientUpdate(answer.site, kinds[DELTA], n_cases, n_steps, loss, others), norms[DELTA]
 
 
-def _check_possible(experiment: Experiment, described: Collection[str], fewest: int) -> None:
+def _check_possible(experiment: Experiment, described: Described, fewest: int) -> None:
     """Required sites are there, and a round asks enough sites for the quorum and for the algorithm's rule.
 
-    Raises UnreachableQuorumError, RequiredSiteError, TooFewSitesError.
+    And with weights by validation each site has validation cases.
+    Raises UnscoredSitesError, RequiredSiteError, UnreachableQuorumError, TooFewSitesError.
     """
     federation = experiment.federation
+    unscored = [site for site, counts in described.items() if not counts["validation_cases"]]
+    if unscored and federation.weights == "validation_gain":
+        raise UnscoredSitesError(unscored)
     if unknown := [f"{s} (not enrolled)" for s in federation.required_sites if s not in described]:
         raise RequiredSiteError(1, unknown)
     n_asked = len(choose_participants(experiment, tuple(described), 1))

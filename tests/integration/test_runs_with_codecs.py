@@ -16,9 +16,10 @@ from builders import (
     newest_sha256,
     newest_weights,
 )
+from safetensors.numpy import load_file
 
 from medseg_core.config import Experiment
-from medseg_core.federation.checkpoint import load_checkpoint
+from medseg_core.federation.checkpoint import load_checkpoint, newest_checkpoint
 from medseg_core.federation.update import Tensors
 from medseg_core.learning.identity import global_sha256
 from medseg_core.wire.envelope import Envelope
@@ -104,6 +105,33 @@ def test_a_run_with_codecs_ends_near_the_one_without(tmp_path: Path) -> None:
 
     assert away["fp16"] < away["int8"] < 0.2
     assert bytes_up(runs["topk"]) < bytes_up(runs["int8"]) < bytes_up(runs["fp16"]) < bytes_up(runs["fp32"])
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "ternary", "topk"])
+def test_feddyns_sites_and_server_keep_the_same_gradient_whatever_a_codec_took(
+    tmp_path: Path, codec: str
+) -> None:
+    """The server's h is the mean of what the sites keep, or the fixed point of the rule moves."""
+    experiment = make_experiment(
+        federation={"rounds": 4, "algorithm": "feddyn"},
+        training={"optimiser": "sgd", "learning_rate": 0.02},
+        codec={"name": codec},
+    )
+    run = run_in(tmp_path, experiment)
+    train(run)
+    checkpoint = newest_checkpoint(run.store.checkpoints, on_torn=lambda why: None)
+    assert checkpoint is not None
+    kept = {
+        site: load_file(
+            max((tmp_path / "sites" / site).rglob("memory.safetensors"), key=lambda f: f.parent.name)
+        )
+        for site in SITES
+    }
+    cases = run.store.events("described")[0]["sites"]
+    total = sum(counts["train_cases"] for counts in cases.values())
+    for name, h in checkpoint.state.memory["h"].items():
+        mean = sum(kept[s][f"gradient/{name}"] * (cases[s]["train_cases"] / total) for s in SITES)
+        np.testing.assert_allclose(h, mean, atol=1e-7)
 
 
 def test_what_is_left_over_stays_at_the_site(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """How much each site counts in the mean: by cases, voxels, alike, or by what its training gains on validation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from medseg_core.seeding import derive_seed
 from medseg_core.wire.codes import RefusalCode
 from medseg_core.wire.envelope import Envelope, seal
 from medseg_core.wire.header import GAIN, refusal_to
-from medseg_server.errors import QuorumError, TooFewUpdatesError
+from medseg_server.errors import QuorumError, TooFewUpdatesError, UnscoredSitesError
 from medseg_server.participation import choose_participants, weights_of
 from medseg_server.rounds import Run, train
 
@@ -181,21 +181,38 @@ def test_required_sites_that_cannot_all_be_asked_are_refused(
         make_experiment(federation=federation)
 
 
-def test_more_steps_than_a_round_has_are_refused(tmp_path: Path) -> None:
-    experiment = make_experiment(federation={"rounds": 1, "quorum": 1, "algorithm": "fednova"}, training=SGD)
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "absent"),
+    [("fednova", 2**52, True), ("fednova", 1, True), ("fednova", 2, False), ("fedavg", 3, True)],
+)
+def test_other_steps_than_a_round_has_are_refused_where_a_rule_divides_by_them(
+    tmp_path: Path, algorithm: str, steps: int, absent: bool
+) -> None:
+    """A site that told one step of many would be multiplied by how far the many lead."""
+    experiment = make_experiment(
+        federation={"rounds": 1, "quorum": 1, "algorithm": algorithm}, training={**SGD, "batch_size": 2}
+    )
     plain = scripted_site("south", constant_update(experiment, 0.5), cases=3)
 
     def boastful(request: Envelope) -> bytes:
         reply = opened(plain(request))
         counts = (
-            {**reply.header.counts, "steps": 2**52} if request.header.kind == "train" else reply.header.counts
+            {**reply.header.counts, "steps": steps} if request.header.kind == "train" else reply.header.counts
         )
         return seal(
             reply.header.model_copy(update={"counts": counts}), reply.payload, site_key("south")
         ).to_bytes()
 
-    north = scripted_site("north", constant_update(experiment, 0.5), cases=3)
+    north = scripted_site("north", constant_update(experiment, 0.5), cases=1)  # one step
     (record,) = train(
         make_run(tmp_path, experiment, ScriptedTransport({"north": north, "south": boastful}))
     ).history
-    assert record["absent"] == {"south": "bad_count"}
+    assert record["absent"] == ({"south": "bad_count"} if absent else {})
+
+
+def test_sites_without_validation_cases_cannot_be_weighed_by_them(tmp_path: Path) -> None:
+    """Found before anybody trains."""
+    data = {"north": make_site_data("north"), "south": replace(make_site_data("south"), validation=())}
+    run = make_federation(tmp_path, make_experiment(federation={"weights": "validation_gain"}), data)
+    with pytest.raises(UnscoredSitesError, match="south has none"):
+        train(run)

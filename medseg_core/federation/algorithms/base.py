@@ -58,6 +58,7 @@ class Accumulator:
 
     spec: ModelSpec
     sums: dict[str, ExactSum]
+    round: int = 1
     share: float = 1.0
     sites: dict[str, int] = field(default_factory=dict)
     figures: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -143,12 +144,13 @@ class Algorithm:
     def start(self, state: ServerState, spec: ModelSpec) -> Accumulator:
         """An empty accumulator for the round after `state`."""
         assert state.weights.keys() == spec.tensors.keys()
-        return Accumulator(spec, {kind: ExactSum(spec_for(kind, spec)) for kind in self.uploads})
+        sums: dict[str, ExactSum] = {kind: ExactSum(spec_for(kind, spec)) for kind in self.uploads}
+        return Accumulator(spec, sums, round=state.round + 1)
 
     def add(self, accumulator: Accumulator, update: ClientUpdate, weight: int) -> None:
         """Add one checked update. Raises UpdateError and leaves the accumulator as it was."""
         refuse_repeated(accumulator, update)
-        tensors, figures = self.weighed(update, accumulator.spec)
+        tensors, figures = self.weighed(update, accumulator)
         sums = accumulator.sums
         largest = {kind: total.require_room(tensors[kind], weight) for kind, total in sums.items()}
         for kind, total in sums.items():
@@ -166,7 +168,7 @@ class Algorithm:
     def weighed(
         self,
         update: ClientUpdate,
-        spec: ModelSpec,
+        accumulator: Accumulator,
     ) -> tuple[Mapping[str, Tensors], tuple[float, ...]]:
         """An update's tensors as they enter the sums, by kind, and figures to note of it. Raises UpdateError."""
         return {DELTA: update.delta, **update.others}, ()

@@ -1,6 +1,9 @@
 """From the experiment to the algorithm that its [federation] names."""
 
-from medseg_core.config import Experiment
+from collections.abc import Sequence
+from functools import partial
+
+from medseg_core.config import Experiment, Training
 from medseg_core.federation.algorithms.base import Algorithm
 from medseg_core.federation.algorithms.ditto import Ditto
 from medseg_core.federation.algorithms.fedadagrad import FedAdagrad
@@ -22,6 +25,7 @@ from medseg_core.federation.algorithms.qfedavg import QFedAvg
 from medseg_core.federation.algorithms.scaffold import Scaffold
 from medseg_core.federation.algorithms.silobn import SiloBN
 from medseg_core.federation.algorithms.trimmed_mean import TrimmedMean
+from medseg_core.learning.local_training import rates_of_round
 from medseg_core.learning.networks import head_of
 
 USUAL_MOMENTUM = 0.9  # Hsu et al. 2019; of fedavgm where the experiment gives none
@@ -51,7 +55,8 @@ def build_algorithm(experiment: Experiment) -> Algorithm:
         case "scaffold":
             return Scaffold(rate)
         case "fednova":
-            return FedNova(momentum, rate, training.momentum)
+            rates = partial(_parts_of_rate, training, federation.rounds)
+            return FedNova(momentum, rate, training.momentum, rates)
         case "feddyn":
             return FedDyn(federation.feddyn.weight)
         case "moon":
@@ -80,3 +85,8 @@ def build_algorithm(experiment: Experiment) -> Algorithm:
             return NormBounding(momentum, rate, robust.norm_bound)
         case "fltrust":
             return FLTrust(momentum, rate)
+
+
+def _parts_of_rate(training: Training, rounds: int, round_number: int, n_steps: int) -> Sequence[float]:
+    """The learning rate of each step of a round, as a part of the first of all."""
+    return [rate / training.learning_rate for rate in rates_of_round(training, rounds, round_number, n_steps)]

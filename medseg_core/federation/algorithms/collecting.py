@@ -1,5 +1,6 @@
 """For rules that need all updates of a round at once: they wait on disk, and are read a block of numbers at a time."""
 
+import itertools
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from medseg_core.federation.update import ClientUpdate, ModelSpec, check_names_a
 
 BLOCK = 1 << 18  # numbers of each site in memory at a time: 16 sites are 16 MiB
 Rows = npt.NDArray[np.float32]  # (sites, numbers), sites in the order of their names
+Rule = Callable[[Rows], npt.NDArray[np.floating]]  # (sites, numbers) -> (numbers,)
 
 
 @dataclass
@@ -47,16 +49,22 @@ class Collection(Accumulator):
                 file.write(np.ascontiguousarray(delta[name], "<f4").tobytes())
 
     def blocks(self) -> Iterator[tuple[int, Rows]]:
-        """All updates, a block of numbers after the other, each with the place of its first number."""
-        rows = [np.memmap(self._file(site), "<f4", "r") for site in sorted(self.sites)]
-        for at in range(0, len(rows[0]), BLOCK):
-            yield at, np.stack([row[at : at + BLOCK] for row in rows])
+        """All updates, a block of numbers after the other, each with the place of its first number.
 
-    def combine(self, rule: Callable[[Rows], npt.NDArray[np.floating]]) -> dict[str, Array]:
-        """The tensors whose numbers are the rule of all sites' numbers: (sites, numbers) -> (numbers,)."""
+        A block holds numbers of parameters or of buffers.
+        """
+        rows = [np.memmap(self._file(site), "<f4", "r") for site in sorted(self.sites)]
+        n_parameters, n_numbers = self.spec.n_parameters, len(rows[0])
+        starts = (*range(0, n_parameters, BLOCK), *range(n_parameters, n_numbers, BLOCK))
+        for at, end in itertools.pairwise((*starts, n_numbers)):
+            yield at, np.stack([row[at:end] for row in rows])
+
+    def combine(self, rule: Rule, *, of_buffers: Rule | None = None) -> dict[str, Array]:
+        """The tensors whose numbers are the rule of all sites' numbers, those of buffers by a rule of their own."""
         flat = np.empty(self.spec.n_bytes // 4, np.float32)
         for at, rows in self.blocks():
-            flat[at : at + rows.shape[1]] = rule(rows)
+            is_buffer = at >= self.spec.n_parameters
+            flat[at : at + rows.shape[1]] = (of_buffers if is_buffer and of_buffers else rule)(rows)
         tensors, at = {}, 0
         for name in self.names:
             shape = self.spec.tensors[name].shape
@@ -65,19 +73,25 @@ class Collection(Accumulator):
             at += size
         return tensors
 
+    def sum(self, shares: npt.NDArray[np.float64]) -> dict[str, Array]:
+        """The parameters' sum, each site times its share, in the order of names; of each number of buffers the median.
+
+        For a rule that judges a site by its parameters: whatever buffers come with good ones, they are not believed.
+        """
+        return self.combine(lambda rows: weighted(shares, rows), of_buffers=median_of)
+
     def mean(self, weights: npt.ArrayLike) -> dict[str, Array]:
-        """The mean of the updates with these weights, one a site in the order of names; summed in float64."""
+        """The same with weights as they are, in float64."""
         shares = np.asarray(weights, np.float64)
-        shares = shares / shares.sum()
-        return self.combine(lambda rows: weighted(shares, rows))
+        return self.sum(shares / shares.sum())
 
     def products(self) -> npt.NDArray[np.float64]:
         """Scalar products of the sites' parameters with each other, (sites, sites)."""
-        n_parameters, n_sites = self.spec.n_parameters, len(self.sites)
-        products = np.zeros((n_sites, n_sites))
+        products = np.zeros((len(self.sites), len(self.sites)))
         for at, rows in self.blocks():
-            parameters = rows[:, : max(0, n_parameters - at)].astype(np.float64)
-            products += np.einsum("in,jn->ij", parameters, parameters)
+            if at < self.spec.n_parameters:
+                parameters = rows.astype(np.float64)
+                products += np.einsum("in,jn->ij", parameters, parameters)
         return products
 
     @property
@@ -153,6 +167,11 @@ class BoundedAlgorithm(CollectingAlgorithm):
 def weighted(shares: npt.NDArray[np.float64], rows: Rows) -> npt.NDArray[np.float64]:
     """The sum of the rows times their shares. Not by BLAS: its sums depend on the number of cores."""
     return np.asarray(np.einsum("i,in->n", shares, rows.astype(np.float64)))
+
+
+def median_of(rows: Rows) -> npt.NDArray[np.floating]:
+    """Of each number the median over the sites."""
+    return np.asarray(np.median(rows, axis=0))
 
 
 def by_site(collection: Collection, weights: npt.NDArray[np.float64]) -> dict[str, float]:

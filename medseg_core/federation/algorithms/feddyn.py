@@ -1,6 +1,5 @@
 """FedDyn: each site's loss is changed so that its minimum moves to that of all sites together."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from medseg_core.federation.algorithms.base import Algorithm, Array, Means, ServerState, zeros
 from medseg_core.federation.update import ModelSpec, Tensors
-from medseg_core.learning.local_rule import LocalRule, parameters_of, to_tensors, to_weights
+from medseg_core.learning.local_rule import LocalRule, parameters_of, to_tensors
 from medseg_core.learning.weights import Kinds
 
 
@@ -17,6 +16,7 @@ class FedDyn(Algorithm):
     """Sites step by g - g_i + alpha (w - global), then g_i' = g_i - alpha (local - global); h = h - alpha share d,
     w = global + d - h / alpha, with d the mean of (local - global).
 
+    Both sides take (local - global) as it arrives, after policy and codec: h stays the mean of g_i.
     Means are weighted by cases (in the paper all sites weigh the same).
     Source: Acar et al. 2021, algorithm 1.
     """
@@ -50,10 +50,12 @@ class Regularised(LocalRule):
         super().__init__()
         self._weight, self._given = weight, gradient
         self._start, self._gradient = list[Tensor](), list[Tensor]()
+        self._names: tuple[str, ...] = ()
 
     def begin(self, network: nn.Module) -> None:
         """Keep the global model; the site's gradient is zero before its first counted round."""
         self._start, self._gradient = parameters_of(network), to_tensors(network, self._given)
+        self._names = tuple(name for name, _ in network.named_parameters())
 
     def adjust_gradients(self, network: nn.Module) -> None:
         """g - g_i + alpha (w - global)."""
@@ -61,11 +63,8 @@ class Regularised(LocalRule):
             if parameter.grad is not None:
                 parameter.grad.sub_(own).add_(parameter.detach() - start, alpha=self._weight)
 
-    def end(self, network: nn.Module, rates: Sequence[float], momentum: float) -> None:
+    def released(self, arriving: Tensors) -> None:
         """g_i' = g_i - alpha (local - global)."""
-        trained = (parameter.detach() for parameter in network.parameters())
-        own = [
-            g - self._weight * (now - start)
-            for g, now, start in zip(self._gradient, trained, self._start, strict=True)
-        ]
-        self.memory = {"gradient": to_weights(network, own)}
+        alpha, before = np.float32(self._weight), self._given
+        steps = {name: alpha * arriving[name] for name in self._names}
+        self.memory = {"gradient": {n: before[n] - step if before else -step for n, step in steps.items()}}

@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_core.federation.algorithms.base import Array
-from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection, weighted
+from medseg_core.federation.algorithms.collecting import (
+    CollectingAlgorithm,
+    Collection,
+    median_of,
+    weighted,
+)
 from medseg_core.federation.update import Tensors
 
 TINY = np.finfo(np.float64).tiny
@@ -18,8 +23,8 @@ TINY = np.finfo(np.float64).tiny
 class FLTrust(CollectingAlgorithm):
     """The mean of the updates, each scaled to the norm of the server's own, weighted by trust: relu(cosine) with it.
 
-    Cosine and norm are over the parameters. Buffers are a mean weighted by trust. Where no site is trusted the model
-    stays as it is. Source: Cao et al. 2021, equations 2 to 4.
+    Cosine and norm are over the parameters. Buffers are the median of each number over the sites that are trusted at
+    all. Where none is the model stays as it is. Source: Cao et al. 2021, equations 2 to 4.
     """
 
     @property
@@ -36,10 +41,11 @@ class FLTrust(CollectingAlgorithm):
         trust = np.maximum(cosines, 0.0)
         shares = trust / max(trust.sum(), TINY)
         scaled = shares * own_norm / np.maximum(norms, TINY)
-        means = collection.combine(lambda rows: weighted(scaled, rows))
-        plain = collection.combine(lambda rows: weighted(shares, rows))
-        roles = {name: tensor.role for name, tensor in collection.spec.tensors.items()}
-        combined = {name: means[name] if roles[name] == "parameter" else plain[name] for name in means}
+        trusted = trust > 0
+        combined = collection.combine(
+            lambda rows: weighted(scaled, rows),
+            of_buffers=lambda rows: median_of(rows[trusted]) if trusted.any() else np.zeros(rows.shape[1]),
+        )
         return combined, dict(zip(sorted(collection.sites), shares.tolist(), strict=True))
 
 
@@ -56,6 +62,7 @@ def _products_with(reference: npt.NDArray[np.float64], collection: Collection) -
     """Scalar product of each site's parameters with the reference, (sites,); not by BLAS, as `weighted`."""
     products = np.zeros(len(collection.sites))
     for at, rows in collection.blocks():
-        own = reference[at : at + rows.shape[1]]
-        products += np.einsum("in,n->i", rows[:, : len(own)].astype(np.float64), own)
+        if at < len(reference):
+            own = reference[at : at + rows.shape[1]]
+            products += np.einsum("in,n->i", rows.astype(np.float64), own)
     return products

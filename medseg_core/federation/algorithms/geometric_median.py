@@ -16,8 +16,8 @@ NEAR = 1e-6  # nu in Pillutla et al. 2022: distances below count as this
 class GeometricMedian(CollectingAlgorithm):
     """Smoothed Weiszfeld steps from the weighted mean: each site by its weight over its distance to the point so far.
 
-    Distances are over the parameters; the weights found there average the buffers, too. The point stays within the span
-    of the updates, so that all distances follow from their scalar products.
+    Distances are over the parameters; buffers are the median of each number. The point stays within the span of the
+    updates, so that all distances follow from their scalar products.
     Source: Pillutla et al. 2022 ("Robust aggregation for federated learning"), algorithm 2.
     """
 

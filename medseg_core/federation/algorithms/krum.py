@@ -19,7 +19,8 @@ from medseg_core.federation.algorithms.collecting import (
 class Krum(BoundedAlgorithm):
     """The one update with the smallest sum of squared distances to its n - f - 2 nearest.
 
-    Distances are over the parameters; of equals the first by name. Source: Blanchard et al. 2017, section 4.
+    Distances are over the parameters; of equals the first by name. Buffers are the median of each number over all
+    sites. Source: Blanchard et al. 2017, section 4.
     """
 
     def fewest_for(self, hostile_sites: int) -> int:

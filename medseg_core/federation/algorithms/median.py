@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from medseg_core.federation.algorithms.base import Array
-from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection
+from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection, median_of
 
 
 @dataclass(frozen=True)
@@ -20,4 +18,4 @@ class Median(CollectingAlgorithm):
 
     def combined(self, collection: Collection) -> tuple[dict[str, Array], Mapping[str, float]]:
         """The median of each number."""
-        return collection.combine(lambda rows: np.median(rows, axis=0)), {}
+        return collection.combine(median_of), {}

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg_core.federation.algorithms.base import Array
-from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection, weighted
+from medseg_core.federation.algorithms.collecting import CollectingAlgorithm, Collection
 
 
 @dataclass(frozen=True)
 class NormBounding(CollectingAlgorithm):
     """The weighted mean of the updates, each scaled down to the bound where its parameters' L2 norm is above.
 
-    Without a bound it is the median of the round's norms. Source: Sun et al. 2019, section 4 (no noise is added).
+    Without a bound it is the median of the round's norms. Buffers are the median of each number.
+    Source: Sun et al. 2019, section 4 (no noise is added).
     """
 
     norm_bound: float | None = None
@@ -29,5 +30,4 @@ class NormBounding(CollectingAlgorithm):
         bound = np.median(norms) if self.norm_bound is None else self.norm_bound
         scales = np.minimum(1.0, bound / np.maximum(norms, np.finfo(np.float64).tiny))
         shares = scales * collection.case_weights / collection.case_weights.sum()
-        combined = collection.combine(lambda rows: weighted(shares, rows))
-        return combined, dict(zip(sorted(collection.sites), shares.tolist(), strict=True))
+        return collection.sum(shares), dict(zip(sorted(collection.sites), shares.tolist(), strict=True))

@@ -50,7 +50,7 @@ def release(
     **more: Any,
 ) -> Envelope:
     counts, scalars = {"cases": 9, "steps": 5}, {"loss": 0.5, "training_s": 1.0, "waiting_s": 0.0}
-    envelope, _ = guard.release_update(
+    envelope, _, _ = guard.release_update(
         question(), update, SPEC, counts=counts, scalars=scalars, n_patients=n_patients, **more
     )
     return envelope

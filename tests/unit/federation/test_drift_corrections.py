@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from playing import SPEC, START, play, update
 from torch import nn
 
 from medseg_core.config import NEED_FIXED_WEIGHTS, NEED_FRESH_MOMENTUM, NEED_SGD
-from medseg_core.errors import ExperimentFileError, RoundOverError, UpdateError
+from medseg_core.errors import ExperimentFileError, RoundOverError, RunError, UpdateError
 from medseg_core.federation.algorithms import build_algorithm
 from medseg_core.federation.algorithms.feddyn import FedDyn, Regularised
 from medseg_core.federation.algorithms.fednova import FedNova
@@ -20,7 +21,7 @@ from medseg_core.federation.algorithms.moon import Contrastive, FeatureWatch
 from medseg_core.federation.algorithms.qfedavg import QFedAvg
 from medseg_core.federation.algorithms.scaffold import Corrected, Scaffold
 from medseg_core.learning.local_rule import LocalRule, pull
-from medseg_core.learning.local_training import RoundContext, train_locally
+from medseg_core.learning.local_training import RoundContext, rates_of_round, train_locally
 from medseg_core.learning.networks import build_network
 from medseg_core.learning.weights import get_weights
 
@@ -118,7 +119,9 @@ def test_feddyn_at_the_site() -> None:
     w, start = 1.0, 1.0
     for _ in range(2):
         w -= 0.1 * (3.0 - 2.0 + 0.5 * (w - start))
-    assert descend(rule, start, 3.0, [0.1, 0.1]) == pytest.approx(w, rel=1e-6)
+    end = descend(rule, start, 3.0, [0.1, 0.1])
+    assert end == pytest.approx(w, rel=1e-6)
+    rule.released({"weight": array(end - start)[None]})
     assert rule.memory["gradient"]["weight"].item() == pytest.approx(2.0 - 0.5 * (w - start), rel=1e-6)
     assert rule.uploads == {}
 
@@ -163,6 +166,28 @@ def test_qfedavg_refuses_a_loss_that_no_number_can_hold_the_power_of() -> None:
     with pytest.raises(UpdateError) as caught:
         play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=1e200), 1))
     assert caught.value.reason == "overflow"
+
+
+def test_qfedavg_says_so_where_the_power_of_a_loss_vanishes() -> None:
+    """0.05 to the power of 40 is 1e-52: the sum would hold nothing, and nothing by nothing is no number."""
+    algorithm = QFedAvg(fairness=40.0, learning_rate=0.1)
+    with pytest.raises(RunError, match="Lower fairness"):
+        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=0.05), 1))
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
+@pytest.mark.parametrize("round_number", [1, 16])
+def test_fednova_knows_how_far_steps_lead_while_the_rate_falls(schedule: str, round_number: int) -> None:
+    """Sites of 1 and 40 steps whose gradients are the same everywhere: per unit of pull they went equally far."""
+    training = {**SGD, "momentum": 0.9, "schedule": schedule}
+    experiment = make_experiment(federation={"algorithm": "fednova", "rounds": 16}, training=training)
+    algorithm = build_algorithm(experiment)
+    state = replace(algorithm.init(START, SPEC), round=round_number - 1)
+    ways = {n: pull(rates_of_round(experiment.training, 16, round_number, n), 0.9) for n in (1, 40)}
+    north, south = (update(f"s{n}", (way, -way), n_steps=n) for n, way in ways.items())
+    state = play(algorithm, state, (north, 1), (south, 3))
+    mean = ways[1] / 4 + ways[40] * 3 / 4
+    np.testing.assert_allclose(state.weights["w"] - START["w"], (mean, -mean), rtol=1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -96,6 +96,16 @@ def test_order_of_arrival_changes_no_bit_and_buffers_follow_the_rule(algorithm: 
     assert 10.0 <= float(state.weights["running_mean"][0]) <= 14.0
 
 
+@pytest.mark.parametrize("algorithm", [*RULES, NormBounding(norm_bound=1e-3)], ids=[*NAMES, "norm_bound"])
+@pytest.mark.parametrize("buffer", [-1e6, 3e38])
+def test_good_parameters_carry_no_hostile_buffers_in(algorithm: CollectingAlgorithm, buffer: float) -> None:
+    """A running variance of -1e6 makes a network's answers no numbers, whatever its parameters are."""
+    honest = [(update(f"site{i}", way, 0.1 * i), 1) for i, way in enumerate(HONEST)]
+    best = tuple(np.mean(HONEST, 0).tolist())
+    state = play(algorithm, algorithm.init(START, SPEC), *honest, (update("hostile", best, buffer), 1))
+    assert 10.0 <= float(state.weights["running_mean"][0]) <= 10.4
+
+
 def test_the_record_tells_whom_the_rule_believed() -> None:
     algorithm = Krum()
     state = algorithm.init(START, SPEC)

@@ -170,7 +170,10 @@ def test_candidates_that_give_the_same_shared_model_are_refused_since_validation
 
 
 def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
-    known = "codecs_retina, demo, finalists, finalists_retina, hostile, longer, participation, screening"
+    known = (
+        "codecs_retina, demo, finalists, finalists_retina, hostile, hostile_rules, longer, participation, "
+        "screening"
+    )
     with pytest.raises(ExperimentFileError, match=f"Give a sweep file, or one of {known}"):
         read_sweep("secreening")
 
@@ -195,9 +198,11 @@ def test_the_hostile_sweep_has_six_kinds_at_few_and_at_many_sites_beside_honest_
     found = set()
     plan = read_sweep("hostile")
     for setting in plan.sweep.setting:
-        simulation = plan.tries_of(plan.sweep.algorithm[0], setting, seed=0)[0].simulation
+        experiment = plan.tries_of(plan.sweep.algorithm[0], setting, seed=0)[0]
+        simulation = experiment.simulation
         faults = simulation.faults
         assert faults is not None
+        assert experiment.federation.robust.hostile_sites == {5: 1, 8: 2}[simulation.sites]
         is_measured_alone = faults.kind == "backdoor" and faults.poisoned == 0
         found.add((simulation.sites, 0 if is_measured_alone else faults.sites, faults.kind))
 
