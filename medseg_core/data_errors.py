@@ -124,10 +124,11 @@ class ChannelCountError(CaseError):
 
     def __init__(self, case_id: str, path: Path, got: int, expected: int) -> None:
         self.got, self.expected = got, expected
+        each = " One file for each channel will do, an optional one left empty: FILE,FILE."
         super().__init__(
             case_id,
             f"{path} has {got} channel(s) and the task names {expected}",
-            f"Name {got} in [task] channels, or give files with {expected}.",
+            f"Name {got} in [task] channels, or give files with {expected}.{each if expected > 1 else ''}",
         )
 
 

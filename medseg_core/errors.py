@@ -292,6 +292,14 @@ class ModelFolderError(StorageError):
         )
 
 
+class NoPersonalModelError(StorageError):
+    """A site that has nothing of its own beside a model is named."""
+
+    def __init__(self, folder: Path, site: str, known: Sequence[str]) -> None:
+        remedy = f"Sites that have: {', '.join(known)}." if known else "No site has: leave --site out."
+        super().__init__(f"model {folder}: there is nothing of a site {site}'s own. {remedy}")
+
+
 class NotWholeError(StorageError):
     """Sites keep part of a model, so that the package alone cannot predict."""
 

@@ -1,7 +1,7 @@
 """The answer of a run: does federation pay here, and what stands against believing it.
 
 In: the summary and the scores of cases. Out: one sentence and a list of cautions. "Pays" and "does not pay"
-need a 95 % interval over patients that leaves zero out; everything else is "no clear answer".
+need a 95 % interval over six patients or more that leaves zero out; everything else is "no clear answer".
 """
 
 from collections import Counter
@@ -20,6 +20,9 @@ from medseg_core.assessment.scores import (
 from medseg_core.assessment.summary import Summary
 from medseg_core.config import KEEP_TENSORS
 
+FEWEST_PATIENTS = (
+    6  # of five without a difference, chance puts all on one side in 6 % of all runs: more than 5
+)
 FEW_PATIENTS = (
     10  # below this a percentile bootstrap is too narrow by a fifth and more (Hesterberg 2015, 4.1)
 )
@@ -101,10 +104,12 @@ def _of_hospitals(summary: Summary, gains: Gains) -> Verdict:
 
 
 def _answer(over_local: PairedDifference | None) -> str:
-    """The headline: decided only where the interval leaves zero out."""
+    """The headline: decided only where the interval leaves zero out, and rests on enough patients."""
     match over_local:
         case None:
             return "Whether federation pays here is open"
+        case PairedDifference(n_patients=n_patients) if n_patients < FEWEST_PATIENTS:
+            return "No clear answer whether federation pays here"
         case PairedDifference(low=float(low)) if low > 0:
             return "Federation pays here"
         case PairedDifference(high=float(high)) if high < 0:
@@ -117,6 +122,8 @@ def _clause(dice: float, gain: PairedDifference, where: str) -> str:
     """0.827 where each site trains alone (difference +0.031, 95 % interval +0.020 to +0.042)."""
     interval = signed_between(gain.low, gain.high)
     rest = f"95 % interval {interval}" if interval else "one patient, so no interval"
+    if 1 < gain.n_patients < FEWEST_PATIENTS:
+        rest += f" over {gain.n_patients} patients, which are too few for an answer"
     return f"{number(dice)} {where} (difference {signed(gain.dice)}, {rest})"
 
 

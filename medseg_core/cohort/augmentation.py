@@ -12,7 +12,7 @@ Source of the transforms, their order and their ranges: Isensee et al. 2021, sup
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -108,7 +108,7 @@ class _Changes:
     low_resolution: float | None  # share of the voxels along each axis
     gamma: _Gamma | None
     flips: tuple[int, ...]  # spatial axes, counted from the last one, -1
-    dropped: Sequence[int]  # channels
+    dropped: Mapping[int, float]  # channels; that with the highest number stays where all would go
 
 
 def _draw(
@@ -125,8 +125,13 @@ def _draw(
         low_resolution=_uniform(*LOW_RESOLUTION, rng) if _chance(settings.low_resolution, rng) else None,
         gamma=_draw_gamma(channels, rng) if _chance(settings.gamma, rng) else None,
         flips=tuple(axis - len(space) for axis, may in enumerate(settings.flip) if may and _chance(0.5, rng)),
-        dropped=[channel for channel in optional if _chance(settings.channel_dropout, rng)],
+        dropped=_draw_dropped(optional, settings.channel_dropout, rng),
     )
+
+
+def _draw_dropped(optional: Sequence[int], probability: float, rng: torch.Generator) -> dict[int, float]:
+    drawn = {channel: _uniform(0.0, 1.0, rng) for channel in optional}
+    return {channel: number for channel, number in drawn.items() if number < probability}
 
 
 def _draw_motion(dims: int, settings: Augmentation, rng: torch.Generator) -> _Motion | None:
@@ -297,15 +302,19 @@ def _empty_channels(images: Tensor, optional: Sequence[int]) -> Tensor | None:
     return empty
 
 
-def _without(images: Tensor, missing: Tensor | None, dropped: Sequence[Sequence[int]]) -> Tensor:
-    """Zeros for missing channels, which noise has filled, and for dropped ones unless nothing would be left."""
+def _without(images: Tensor, missing: Tensor | None, dropped: Sequence[Mapping[int, float]]) -> Tensor:
+    """Zeros for missing channels, which noise has filled, and for dropped ones but for the last that is left."""
     if missing is None:
         return images
-    marked = torch.zeros(images.shape[:2], dtype=torch.bool)
+    numbers = torch.full(images.shape[:2], -1.0)  # of channels that are not dropped
     for sample, channels in enumerate(dropped):
-        marked[sample, list(channels)] = True
-    gone = missing | _beside(images, marked)
-    gone = missing.where(gone.all(1, keepdim=True), gone)
+        for channel, number in channels.items():
+            numbers[sample, channel] = number
+    numbers = _beside(images, numbers).masked_fill(missing, -1.0)
+    gone = missing | (numbers >= 0)
+    last = numbers.argmax(1, keepdim=True)
+    stays = gone.all(1, keepdim=True) & ~missing.gather(1, last)
+    gone = gone.scatter(1, last, gone.gather(1, last) & ~stays)
     return images.masked_fill(gone.view(*gone.shape, *[1] * (images.ndim - 2)), 0)
 
 

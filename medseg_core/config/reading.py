@@ -3,7 +3,9 @@
 import difflib
 import hashlib
 import json
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,8 @@ from medseg_core.config.experiment import Experiment
 from medseg_core.config.section import Section
 from medseg_core.errors import ExperimentFileError
 
+# what pydantic calls one of several types that a value may have, in the place of a fault
+_TYPE = re.compile(r"constrained-\w+|\w+\[.*\]", re.ASCII)
 _Document = TypeVar("_Document", bound=Section)
 
 
@@ -47,7 +51,7 @@ def parse_document(kind: type[_Document], document: dict[str, Any], *, source: s
     try:  # as JSON, of which alone pydantic takes lists for tuples while it is strict
         return kind.model_validate_json(json.dumps(document, default=_as_json), strict=True)
     except ValidationError as error:
-        raise ExperimentFileError(source, [_sentence(kind, fault) for fault in error.errors()]) from None
+        raise ExperimentFileError(source, _sentences(kind, error.errors())) from None
 
 
 def _as_json(value: object) -> object:
@@ -65,20 +69,51 @@ def experiment_sha256(experiment: Experiment) -> str:
     return hashlib.sha256(experiment_toml(experiment).encode()).hexdigest()
 
 
-def _sentence(kind: type[Section], fault: Any) -> str:
-    """One pydantic fault as a sentence with section, key and remedy."""
-    where = [str(part) for part in fault["loc"]]
+def _sentences(kind: type[Section], faults: Sequence[Any]) -> list[str]:
+    """One for each place: pydantic tells a fault for each type that a value there may have.
+
+    And of a list with a faulty part besides that it is too short without.
+    """
+    at_place: dict[tuple[str, ...], list[Any]] = {}
+    for fault in faults:
+        where = tuple(str(part) for part in fault["loc"] if not _TYPE.fullmatch(str(part)))
+        at_place.setdefault(where, []).append(fault)
+    return [
+        _sentence(kind, list(where), its)
+        for where, its in at_place.items()
+        if not any(len(other) > len(where) and other[: len(where)] == where for other in at_place)
+    ]
+
+
+def _sentence(kind: type[Section], where: list[str], faults: Sequence[Any]) -> str:
+    """The faults of one place as a sentence with section, key and remedy."""
     section, key = ".".join(where[:-1]), where[-1] if where else ""
-    if fault["type"] != "extra_forbidden":
-        return (
-            f"[{section}] {key}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r:.80}"
-            if where
-            else (fault["msg"].removeprefix("Value error, "))
-        )
+    if faults[0]["type"] != "extra_forbidden":
+        told = list(dict.fromkeys(_in_plain_words(fault["msg"]) for fault in faults))
+        told[1:] = [text[:1].lower() + text[1:] for text in told[1:]]
+        text, found = ", or ".join(told), faults[0]["input"]
+        place = f"[{section}] {key}: " if section else f"{key}: "
+        return f"{place}{text}, got {found!r:.80}{_nearest(found, faults)}" if where else text
     known = _keys_at(kind, where[:-1])
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"[{section}] has no key {key!r}; {hint}" if section else f"there is no section [{key}]; {hint}"
+
+
+def _in_plain_words(message: str) -> str:
+    """What pydantic says, without words of Python."""
+    return (
+        message.removeprefix("Value error, ")
+        .replace("Tuple should", "A list here should")
+        .replace(" after validation", "")
+    )
+
+
+def _nearest(found: object, faults: Sequence[Any]) -> str:
+    """The value that was meant, where only some are known."""
+    known = [n for f in faults if f["type"] == "literal_error" for n in re.findall("'([^']+)'", f["msg"])]
+    near = difflib.get_close_matches(str(found).lower(), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _keys_at(kind: type[Section], location: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ from medseg_core.config import (
     experiment_toml,
     read_experiment,
 )
-from medseg_core.errors import ConfigError, ModelFolderError, NotWholeError
+from medseg_core.errors import ConfigError, ModelFolderError, NoPersonalModelError, NotWholeError
 from medseg_core.files import sha256_of, write_atomic
 from medseg_core.learning.identity import global_sha256
 from medseg_core.learning.model_card import chosen_round, model_card
@@ -158,7 +158,8 @@ def _load_personal(folder: Path, path: Path) -> dict[str, npt.NDArray[np.float32
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
-        raise ModelFolderError(folder, f"there is no {path.name} of a site's own") from None
+        known = sorted(found.stem for found in path.parent.glob(f"*{path.suffix}"))
+        raise NoPersonalModelError(folder, path.stem, known) from None
     except (OSError, SafetensorError):
         raise ModelFolderError(folder, f"{path.name} is damaged or cannot be read") from None
 

@@ -83,7 +83,9 @@ def test_a_whole_model_of_each_sites_own_stands_beside_the_shared_one(
     assert json.dumps(told[0]) != json.dumps(told[1])
     unknown = call(*words, "--out", tmp_path / "nobody", "--site", "hospital-3")
     assert unknown.code == 1
-    assert "there is no hospital-3.safetensors of a site's own" in unknown.err
+    assert (
+        "there is nothing of a site hospital-3's own. Sites that have: hospital-1, hospital-2." in unknown.err
+    )
 
 
 def test_a_model_without_the_sites_part_says_that_one_must_be_named(

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg_core.assessment.scores import CaseScores
+from medseg_core.assessment.verdict import FEWEST_PATIENTS
 from medseg_core.seeding import derive_seed
 from medseg_simulation.sweep.results import Difference
 
@@ -27,7 +28,8 @@ def find_difference(pairs: Pairs, *, comparisons: int) -> Difference | None:
 
     Seeds and patients are drawn with replacement, independently of each other, and every difference counts as often as
     both of its own were drawn: a patient is the same one in all settings and seeds. With one seed the interval covers
-    patients only. What decides is a 95 % interval for all `comparisons` together.
+    patients only. What decides is a 95 % interval for all `comparisons` together; fewer patients than a verdict needs
+    decide nothing.
     Source: Owen 2007, The pigeonhole bootstrap (it errs on the wide side); Bonferroni.
     """
     patients = sorted({patient for cell in pairs.values() for patient, _ in cell})
@@ -47,7 +49,8 @@ def find_difference(pairs: Pairs, *, comparisons: int) -> Difference | None:
         return Difference(dice=mean, low=None, high=None, decided_low=None, decided_high=None)
     means = _resampled_means(sums, counts)
     tail = 2.5 / max(1, comparisons)
-    low, high, decided_low, decided_high = map(float, np.percentile(means, [2.5, 97.5, tail, 100 - tail]))
+    low, high, *decided = map(float, np.percentile(means, [2.5, 97.5, tail, 100 - tail]))
+    decided_low, decided_high = decided if len(patients) >= FEWEST_PATIENTS else (None, None)
     return Difference(dice=mean, low=low, high=high, decided_low=decided_low, decided_high=decided_high)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from medseg_core.assessment.report_text import counted, listing, number, signed, signed_between
+from medseg_core.assessment.verdict import FEWEST_PATIENTS
 from medseg_simulation.sweep.results import Difference, Recommendation, Row, SettingResult
 
 NONE = "No recommendation"
@@ -53,7 +54,9 @@ def recommend(
 
 def _interval(found: Difference) -> str:
     interval = signed_between(found.decided_low, found.decided_high)
-    return f" (interval {interval})" if interval else " (one patient, so no interval)"
+    if interval:
+        return f" (interval {interval})"
+    return f" (fewer than {FEWEST_PATIENTS} test patients, so nothing is decided)"
 
 
 def _price(row: str, reference: str, settings: Mapping[str, SettingResult]) -> str:

@@ -20,8 +20,11 @@ class Spread(_Part):
     seeds: dict[int, float]
 
 
+VISIBLE = 0.0005  # Dice: tables show a thousandth
+
+
 class Difference(_Part):
-    """Mean paired difference in Dice to the reference. None: an interval cannot be told (one patient)."""
+    """Mean paired difference in Dice to the reference. None: there are too few patients for the interval."""
 
     dice: float
     low: float | None  # of the 95 % interval over patients and seeds
@@ -31,7 +34,9 @@ class Difference(_Part):
 
     @property
     def verdict(self) -> Literal["better", "worse", "no difference found"]:
-        """What the interval that decides says."""
+        """What the interval that decides says of a difference that can be seen."""
+        if abs(self.dice) < VISIBLE:
+            return "no difference found"
         if self.decided_low is not None and self.decided_low > 0:
             return "better"
         if self.decided_high is not None and self.decided_high < 0:

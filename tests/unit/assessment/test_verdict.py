@@ -33,6 +33,14 @@ def test_the_answer_follows_the_interval(summary, gain, answer):
     assert judge(summary, Gains(gain, None, {})).answer == answer
 
 
+@pytest.mark.parametrize(("n_patients", "decides"), [(2, False), (5, False), (6, True)])
+def test_a_few_patients_on_one_side_are_no_answer(summary, n_patients, decides):
+    """Of five, chance puts all on one side in 6 % of all runs."""
+    verdict = judge(summary, Gains(PairedDifference(0.1, 0.003, 0.3, 9, n_patients), None, {}))
+    assert (verdict.answer == "Federation pays here") == decides
+    assert (f"over {n_patients} patients, which are too few for an answer" in verdict.grounds) != decides
+
+
 def test_the_grounds_name_all_three_models_with_their_differences(summary):
     gains = Gains(difference(0.031, 0.02, 0.042), difference(-0.004, -0.009, 0.001), {})
 

@@ -162,9 +162,18 @@ def test_what_is_not_dropped_stays_bit_for_bit_and_so_does_the_argument():
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("dropout", [0.5, 0.9, 1.0])
+def test_where_all_channels_would_be_dropped_one_of_them_stays(dropout):
+    images = torch.ones(400, 2, 4, 4)
+    shown = augmented(images, (0, 1), channel_dropout=dropout)
+    assert shown.flatten(1).any(1).all()
+    alone = (shown.flatten(2).any(2).sum(1) == 1).float().mean().item()
+    assert alone == pytest.approx(1 - (1 - dropout) ** 2, abs=0.06)
+    assert kept(shown) == pytest.approx([1 - alone / 2] * 2, abs=0.06)
+
+
 def test_never_are_all_channels_dropped():
     images = torch.ones(400, 2, 4, 4)
-    assert augmented(images, (0, 1), channel_dropout=1.0).flatten(1).any(1).all()
     images[:, 0] = 0  # missing: the other one is all that there is
     assert kept(augmented(images, (0, 1), channel_dropout=1.0)) == [0, 1]
 

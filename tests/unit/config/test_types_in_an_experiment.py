@@ -39,3 +39,47 @@ def test_a_value_of_another_type_or_size_is_refused(section: str, key: str, valu
 def test_a_whole_number_is_a_number_and_a_list_a_list():
     assert with_value("training", "learning_rate", 1).training.learning_rate == 1.0
     assert with_value("training", "patch_size", [8, 8]).training.patch_size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        (
+            "task",
+            "labels",
+            {"organ": "x"},
+            "[task.labels] organ: Input should be a valid integer, or input should be a valid array, or input should "
+            "be 'nonzero', got 'x'",
+        ),
+        (
+            "simulation",
+            "faults",
+            {"kind": "nan", "sites": 0},
+            "[simulation.faults] sites: Input should be a valid array, or input should be greater than or equal to 1, "
+            "got 0",
+        ),
+        (
+            "model",
+            "channels",
+            [4, 0],
+            "[model.channels] 1: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            "model",
+            "channels",
+            [4],
+            "[model] channels: A list here should have at least 2 items, not 1, got [4]",
+        ),
+    ],
+)
+def test_a_value_with_a_fault_is_told_once_and_in_plain_words(
+    section: str, key: str, value: Any, expected: str
+):
+    with pytest.raises(ExperimentFileError) as refusal:
+        with_value(section, key, value)
+    assert str(refusal.value) == f"x.toml: {expected}"
+
+
+def test_a_name_that_is_nearly_one_of_those_known_is_told_which():
+    with pytest.raises(ExperimentFileError, match="got 'FedAvg'; did you mean 'fedavg'"):
+        with_value("federation", "algorithm", "FedAvg")

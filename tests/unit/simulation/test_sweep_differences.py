@@ -59,6 +59,22 @@ def test_the_interval_that_decides_is_wider_with_more_comparisons():
     assert (among_many.low, among_many.high) == (alone.low, alone.high)
 
 
+@pytest.mark.parametrize(("n_patients", "decides"), [(2, False), (5, False), (6, True)])
+def test_a_few_patients_on_one_side_decide_nothing(n_patients, decides):
+    pairs = {("a", 0): [(f"patient-{n}", 0.05 + 0.01 * n) for n in range(n_patients)]}
+
+    difference = find_difference(pairs, comparisons=1)
+
+    assert (difference.verdict == "better") == decides
+    assert difference.low is not None
+
+
+def test_a_difference_that_no_table_shows_is_none():
+    pairs = {("a", 0): [(f"patient-{n}", 0.0004) for n in range(20)]}
+
+    assert find_difference(pairs, comparisons=1).verdict == "no difference found"
+
+
 def test_one_patient_has_no_interval_and_none_no_difference():
     difference = find_difference({("a", 0): [("ann", 0.1)]}, comparisons=1)
 
