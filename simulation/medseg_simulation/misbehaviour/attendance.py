@@ -34,19 +34,30 @@ def check_attendance(experiment: Experiment, sites: tuple[str, ...]) -> None:
         away = frozenset(site for site in asked & misconduct.keys() if misconduct[site].misses(number))
         if away:
             rounds.append(_Round(number, asked, away))
-    needed = max(federation.quorum or 1, build_algorithm(experiment).fewest_sites)
     for one in rounds:
         if required := sorted(one.away & set(federation.required_sites)):
             fault = f"{required[0]} is one of [federation] required_sites"
             raise _refused(experiment, one, fault, "Take it out there")
-    if short := [one for one in rounds if one.n_left < needed <= len(one.asked)]:
+    short = [
+        one
+        for one in rounds
+        if one.n_left < max(federation.quorum or 1, _fewest(experiment, one)) <= len(one.asked)
+    ]
+    if short:
         worst = min(short, key=lambda one: one.n_left)  # what helps there helps everywhere
         raise _refused(experiment, worst, *_shortage(experiment, worst, n_sites=len(sites)))
 
 
+def _fewest(experiment: Experiment, one: _Round) -> int:
+    """Sites that the algorithm's rule needs in a round where all that are away are so for the same reason."""
+    faults, algorithm = experiment.simulation.faults, build_algorithm(experiment)
+    assert faults is not None
+    return algorithm.fewest_left(len(one.away) if faults.kind == "nan" else 0)
+
+
 def _shortage(experiment: Experiment, one: _Round, *, n_sites: int) -> tuple[str, str]:
     """What a round lacks, and what helps."""
-    federation, fewest = experiment.federation, build_algorithm(experiment).fewest_sites
+    federation, fewest = experiment.federation, _fewest(experiment, one)
     told = f"{one.n_left} of the {len(one.asked)} sites asked are left"
     if fewest > max(1, one.n_left):
         return f'{told}, and algorithm = "{federation.algorithm}" needs {fewest}', "Choose another algorithm"

@@ -52,6 +52,16 @@ def test_a_rule_that_needs_more_updates_than_are_left_is_named() -> None:
     assert "Choose another algorithm, or let fewer sites misbehave" in str(refused.value)
 
 
+def test_sites_that_are_refused_are_among_those_that_a_rule_bears() -> None:
+    sites = (*SITES, "upland")
+    federation = {"algorithm": "multi_krum", "quorum": 3}
+    check_attendance(experiment_of({"kind": "nan", "sites": 1}, **federation), sites)
+    with pytest.raises(AttendanceError, match=r'4 of the 5 .* algorithm = "multi_krum" needs 5'):
+        check_attendance(
+            experiment_of({"kind": "drop_out", "sites": 1, "probability": 1.0}, **federation), sites
+        )
+
+
 def test_a_required_site_that_is_kept_away_is_refused() -> None:
     faults = {"kind": "nan", "sites": ["south"]}
     with pytest.raises(AttendanceError, match=r"south is one of \[federation\] required_sites. Take it out"):
