@@ -83,9 +83,17 @@ def _spacings(facts: Sequence[CaseFacts]) -> str:
 
 
 def _intensities(facts: Sequence[CaseFacts]) -> str:
-    """Least and greatest value of each channel over all cases."""
-    channels = _by_axis(f.intensities for f in facts)
-    return "\n".join(f"{_number(min(r[0] for r in c))} to {_number(max(r[1] for r in c))}" for c in channels)
+    """Least and greatest value of each channel over the cases that have it."""
+    channels = _by_axis(
+        [None if n in f.case.missing else span for n, span in enumerate(f.intensities)] for f in facts
+    )
+    there = [[span for span in channel if span is not None] for channel in channels]
+    return "\n".join(
+        f"{_number(min(low for low, _ in spans))} to {_number(max(high for _, high in spans))}"
+        if spans
+        else "missing"
+        for spans in there
+    )
 
 
 def _labels(facts: Sequence[CaseFacts]) -> str:

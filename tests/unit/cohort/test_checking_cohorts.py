@@ -47,6 +47,15 @@ def test_facts_of_a_sound_case(tmp_path):
     assert facts.label_sizes == {"b": pytest.approx(0.4), "a": pytest.approx(0.4), "absent": 0.0}  # mL
 
 
+def test_a_channel_that_is_missing_is_not_shown_as_a_black_one(tmp_path):
+    task = make_task(channels=({"name": "T1"}, {"name": "T2", "optional": True}))
+    without = replace(make_case(tmp_path), missing=(1,))
+    assert "0 to 0" not in (text := shown(check_cohort(cohort_of(without), task)))
+    assert "missing" in text
+    both = replace(make_case(tmp_path, "c2"), images=(without.images[0], without.images[0]))
+    assert "missing" not in shown(check_cohort(cohort_of(without, both), task))
+
+
 def test_without_a_task_values_and_channels_come_as_found(tmp_path):
     many = write_array(tmp_path / "four.mha", np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32),
                        spacing=(1.0,) * 4, origin=(0.0,) * 4)  # fmt: skip
