@@ -23,6 +23,7 @@ from medseg_core.config import KEEP_TENSORS
 FEWEST_PATIENTS = (
     6  # of five without a difference, chance puts all on one side in 6 % of all runs: more than 5
 )
+VISIBLE = 0.0005  # Dice: reports show a thousandth, and decide on nothing that they do not show
 FEW_PATIENTS = (
     10  # below this a percentile bootstrap is too narrow by a fifth and more (Hesterberg 2015, 4.1)
 )
@@ -108,7 +109,7 @@ def _answer(over_local: PairedDifference | None) -> str:
     match over_local:
         case None:
             return "Whether federation pays here is open"
-        case PairedDifference(n_patients=n_patients) if n_patients < FEWEST_PATIENTS:
+        case PairedDifference(dice=dice, n_patients=n) if n < FEWEST_PATIENTS or abs(dice) < VISIBLE:
             return "No clear answer whether federation pays here"
         case PairedDifference(low=float(low)) if low > 0:
             return "Federation pays here"

@@ -5,9 +5,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import ValidationError
@@ -16,8 +17,6 @@ from medseg_core.config.experiment import Experiment
 from medseg_core.config.section import Section
 from medseg_core.errors import ExperimentFileError
 
-# what pydantic calls one of several types that a value may have, in the place of a fault
-_TYPE = re.compile(r"constrained-\w+|\w+\[.*\]", re.ASCII)
 _Document = TypeVar("_Document", bound=Section)
 
 
@@ -76,13 +75,52 @@ def _sentences(kind: type[Section], faults: Sequence[Any]) -> list[str]:
     """
     at_place: dict[tuple[str, ...], list[Any]] = {}
     for fault in faults:
-        where = tuple(str(part) for part in fault["loc"] if not _TYPE.fullmatch(str(part)))
-        at_place.setdefault(where, []).append(fault)
+        at_place.setdefault(_place(kind, fault["loc"]), []).append(fault)
+
+    def is_of_a_part(other: tuple[str, ...], where: tuple[str, ...]) -> bool:
+        return len(other) > len(where) and other[: len(where)] == where and other[len(where)] != "[key]"
+
     return [
         _sentence(kind, list(where), its)
         for where, its in at_place.items()
-        if not any(len(other) > len(where) and other[: len(where)] == where for other in at_place)
+        if not any(is_of_a_part(other, where) for other in at_place)
     ]
+
+
+def _place(kind: type[Section], location: Sequence[str | int]) -> tuple[str, ...]:
+    """The keys that lead to a fault: without what pydantic calls the one of several types that it tried there."""
+    place, annotation = list[str](), cast("Any", kind)
+    for part in location:
+        types = _types_in(annotation)
+        if len(types) > 1 and part != "[key]":
+            annotation = next((t for t in types if str(part).startswith(_name_of(t))), None)
+        else:
+            place.append(str(part))
+            annotation = _inside(types[0], part) if types else None
+    return tuple(place)
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    """The types that a value may have, besides none."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _types_in(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return [t for part in get_args(annotation) for t in _types_in(part) if t is not type(None)]
+    return [annotation]
+
+
+def _name_of(annotation: Any) -> str:
+    return str(getattr(get_origin(annotation) or annotation, "__name__", annotation))
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The type of the value at a key or a place of a value."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        field = annotation.model_fields.get(str(part))
+        return field.annotation if field else None
+    inner = get_args(annotation)
+    return inner[-1] if get_origin(annotation) in (dict, Mapping) else inner[0] if inner else None
 
 
 def _sentence(kind: type[Section], where: list[str], faults: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def usable_cores() -> int:
     """Processor cores that this process may use: no more than a container's quota gives it time on."""
     if sys.platform not in ("linux", "win32"):
         return os.cpu_count() or 1
-    return math.ceil(min(len(psutil.Process().cpu_affinity()), _quota()))
+    return max(1, math.ceil(min(len(psutil.Process().cpu_affinity()), _quota())))
 
 
 def _quota() -> float:
@@ -47,8 +48,9 @@ def _quota() -> float:
     version_1 = [CGROUPS / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
     for files in ([CGROUPS / "cpu.max"], version_1):
         if all(file.exists() for file in files):
-            quota, period = " ".join(file.read_text() for file in files).split()
-            return int(quota) / int(period) if quota.isdecimal() else math.inf  # or "max", or -1
+            with suppress(OSError, ValueError, ZeroDivisionError):  # as nobody writes it: no reason to end
+                quota, period = " ".join(file.read_text() for file in files).split()
+                return int(quota) / int(period) if quota.isdecimal() else math.inf  # or "max", or -1
     return math.inf
 
 

@@ -210,21 +210,29 @@ def _round(
     for site, agreement in agreements(returned.directions).items():
         contributed[site]["agreement"] = agreement
     accumulator.share = sum(weights[site] for site in contributed) / sum(weights.values())
+
+    def failed() -> None:
+        accumulator.discard()
+        run.store.event("round_failed", round=number, attempt=attempt, **participation(contributed, absent))
+
     try:
         fewest = algorithm.fewest_left(sum(why in REFUSED for why in absent.values()))
         _check_participation(run.experiment, number, contributed, absent, fewest=fewest)
     except RunError as error:
-        accumulator.discard()
-        run.store.event("round_failed", round=number, attempt=attempt, **participation(contributed, absent))
+        failed()
         if attempt < LAST_ATTEMPT and RefusalCode.CONFLICTING_REQUEST in absent.values():
             raise _TakenError from error
         raise
     if is_scoring:
         told, traffic = returned.told, returned.traffic
         note_scores(run, state, history, told=told, described=described, traffic=traffic)
-    new_state, diagnostics = algorithm.finish(
-        accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
-    )
+    try:
+        new_state, diagnostics = algorithm.finish(
+            accumulator, state, counted=dict.fromkeys(contributed, (number, attempt))
+        )
+    except RunError:
+        failed()
+        raise
     new_state = moved_by_code(state, new_state, spec, build_codec(run.experiment))
     record = {
         "round": number,

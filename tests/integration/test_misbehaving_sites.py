@@ -121,6 +121,7 @@ def test_a_site_that_is_refused_is_one_of_those_that_a_rule_bears(tmp_path: Path
         assert record["absent"] == {"south": "diverged"}
         believed = [site for site in five if record["diagnostics"].get(f"weight_{site}")]
         assert len(believed) == (1 if algorithm == "krum" else 4)
+        assert record["diagnostics"]["hostile_sites_borne"] == 0
     away = experiment_with("drop_out", quorum=4, algorithm=algorithm, probability=1.0)
     with pytest.raises(TooFewUpdatesError, match="needs the updates of 5 sites, 4 contributed"):
         train(federation(tmp_path / "away", away, sites=five))

@@ -159,6 +159,13 @@ class BoundedAlgorithm(CollectingAlgorithm):
         """By the bound for those of f that were not refused."""
         return self.fewest_for(max(0, self.hostile_sites - n_refused))
 
+    def finish(
+        self, accumulator: Accumulator, state: ServerState, *, counted: Mapping[str, tuple[int, int]]
+    ) -> tuple[ServerState, Figures]:
+        """As without a bound; `hostile_sites_borne` is how many of those that are left could be."""
+        new_state, figures = super().finish(accumulator, state, counted=counted)
+        return new_state, figures | {"hostile_sites_borne": float(self.borne_among(len(accumulator.sites)))}
+
     def borne_among(self, n_sites: int) -> int:
         """f, or as much of it as that many sites bear."""
         return max(f for f in range(self.hostile_sites + 1) if self.fewest_for(f) <= n_sites)

@@ -23,8 +23,8 @@ TINY = np.finfo(np.float64).tiny
 class FLTrust(CollectingAlgorithm):
     """The mean of the updates, each scaled to the norm of the server's own, weighted by trust: relu(cosine) with it.
 
-    Cosine and norm are over the parameters. Buffers are the median of each number over the sites that are trusted at
-    all. Where none is the model stays as it is. Source: Cao et al. 2021, equations 2 to 4.
+    Cosine and norm are over the parameters. Buffers are the median of each number over all sites. Where no site is
+    trusted the model stays as it is. Source: Cao et al. 2021, equations 2 to 4.
     """
 
     @property
@@ -41,10 +41,10 @@ class FLTrust(CollectingAlgorithm):
         trust = np.maximum(cosines, 0.0)
         shares = trust / max(trust.sum(), TINY)
         scaled = shares * own_norm / np.maximum(norms, TINY)
-        trusted = trust > 0
+        is_any_trusted = bool(trust.any())
         combined = collection.combine(
             lambda rows: weighted(scaled, rows),
-            of_buffers=lambda rows: median_of(rows[trusted]) if trusted.any() else np.zeros(rows.shape[1]),
+            of_buffers=lambda rows: median_of(rows) if is_any_trusted else np.zeros(rows.shape[1]),
         )
         return combined, dict(zip(sorted(collection.sites), shares.tolist(), strict=True))
 

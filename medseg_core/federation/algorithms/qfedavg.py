@@ -51,15 +51,15 @@ class QFedAvg(Algorithm):
             power = slope = math.inf
         if not slope + power < LARGEST:
             raise refused("overflow", f"site {update.site} tells a loss of {loss:.6g}, too large to weigh by")
-        return {"delta": times_parameters(power, update.delta, accumulator.spec)}, (slope + power,)
+        return {"delta": times_parameters(power, update.delta, accumulator.spec)}, (slope + power, power)
 
     def step(self, means: Means, state: ServerState) -> tuple[dict[str, Array], dict[str, Tensors]]:
         """The mean over that of the slopes. Raises RunError where F^q left nothing of the updates."""
-        slope = np.float32(means.accumulator.weighted_mean(0))
-        if slope < SMALLEST:
+        slope, power = (np.float32(means.accumulator.weighted_mean(place)) for place in (0, 1))
+        if power < SMALLEST:
             raise RunError(
                 f"round {state.round + 1}: [federation.qfedavg] fairness = {self.fairness:g} weighs updates by "
-                f"{slope:.2g}, of which the sum keeps too little: at least {SMALLEST:.2g} is needed. Lower fairness in "
+                f"{power:.2g}, of which the sum keeps too little: at least {SMALLEST:.2g} is needed. Lower fairness in "
                 "a new run: losses below 1 to that power vanish."
             )
         return {name: d / slope for name, d in means.updates.items()}, {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from medseg_core.assessment.report_text import counted, listing, number, signed, signed_between
-from medseg_core.assessment.verdict import FEWEST_PATIENTS
+from medseg_core.assessment.verdict import FEWEST_PATIENTS, VISIBLE
 from medseg_simulation.sweep.results import Difference, Recommendation, Row, SettingResult
 
 NONE = "No recommendation"
@@ -48,8 +48,15 @@ def recommend(
     return told(
         reference,
         f"No difference found, so stay with {reference}",
-        f"{highest}: no more than chance explains, and {reference} is the simplest.",
+        f"{highest}{_doubt(found)}, and {reference} is the simplest.",
     )
+
+
+def _doubt(found: Difference) -> str:
+    """Why a difference is none."""
+    if found.decided_low is None:
+        return ""
+    return ": no more than chance explains" if abs(found.dice) >= VISIBLE else ": nothing that a table shows"
 
 
 def _interval(found: Difference) -> str:

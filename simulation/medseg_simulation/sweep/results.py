@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medseg_core.assessment.verdict import VISIBLE
+
 SCHEMA_FILE = Path(__file__).with_name("sweep.schema.json")
 
 
@@ -18,9 +20,6 @@ class Spread(_Part):
     mean: float
     deviation: float | None  # sample standard deviation; None with one seed
     seeds: dict[int, float]
-
-
-VISIBLE = 0.0005  # Dice: tables show a thousandth
 
 
 class Difference(_Part):

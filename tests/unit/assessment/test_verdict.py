@@ -25,6 +25,7 @@ def difference(dice: float, low: float | None, high: float | None) -> PairedDiff
         (difference(0.03, 0.01, 0.05), "Federation pays here"),
         (difference(-0.03, -0.05, -0.01), "Federation does not pay here"),
         (difference(0.03, -0.01, 0.07), "No clear answer whether federation pays here"),
+        (difference(0.0004, 0.0001, 0.0009), "No clear answer whether federation pays here"),  # not seen
         (difference(0.03, None, None), "No clear answer whether federation pays here"),
         (None, "Whether federation pays here is open"),
     ],

@@ -172,6 +172,11 @@ def test_where_all_channels_would_be_dropped_one_of_them_stays(dropout):
     assert kept(shown) == pytest.approx([1 - alone / 2] * 2, abs=0.06)
 
 
+def test_where_all_channels_are_missing_none_comes_back():
+    images = torch.zeros(20, 2, 4, 4)
+    assert not augmented(images, (0, 1), channel_dropout=1.0, noise=1.0).any()
+
+
 def test_never_are_all_channels_dropped():
     images = torch.ones(400, 2, 4, 4)
     images[:, 0] = 0  # missing: the other one is all that there is

@@ -59,6 +59,19 @@ def test_a_whole_number_is_a_number_and_a_list_a_list():
             "got 0",
         ),
         (
+            "training",
+            "augmentation",
+            "off",
+            "[training] augmentation: Input should be an object, or input should be False, got 'off'",
+        ),
+        (
+            "task",
+            "labels",
+            {"constrained-a": "x"},  # a name that pydantic might have given to a type
+            "[task.labels] constrained-a: Input should be a valid integer, or input should be a valid array, or input "
+            "should be 'nonzero', got 'x'",
+        ),
+        (
             "model",
             "channels",
             [4, 0],
@@ -83,3 +96,13 @@ def test_a_value_with_a_fault_is_told_once_and_in_plain_words(
 def test_a_name_that_is_nearly_one_of_those_known_is_told_which():
     with pytest.raises(ExperimentFileError, match="got 'FedAvg'; did you mean 'fedavg'"):
         with_value("federation", "algorithm", "FedAvg")
+
+
+@pytest.mark.parametrize("key", ["foo[bar]", "constrained-x"])
+def test_a_key_that_looks_like_a_type_is_told_beside_other_faults(key: str):
+    document: dict[str, Any] = make_experiment().model_dump(mode="json", exclude_none=True)
+    document["training"] |= {"batch_size": 0, key: 1}
+    with pytest.raises(ExperimentFileError) as refusal:
+        parse_experiment(document, source="x.toml")
+    assert f"[training] has no key '{key}'" in str(refusal.value)
+    assert "[training] batch_size: " in str(refusal.value)

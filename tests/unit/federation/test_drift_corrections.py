@@ -161,18 +161,20 @@ def test_qfedavg_without_fairness_is_fedavg_and_needs_each_loss() -> None:
     assert caught.value.reason == "missing_figure"
 
 
-def test_qfedavg_refuses_a_loss_that_no_number_can_hold_the_power_of() -> None:
+@pytest.mark.parametrize("loss", [1e200, 1e25])  # beyond float64, beyond float32
+def test_qfedavg_refuses_a_loss_that_no_number_can_hold_the_power_of(loss: float) -> None:
     algorithm = QFedAvg(fairness=2.0, learning_rate=0.1)
     with pytest.raises(UpdateError) as caught:
-        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=1e200), 1))
+        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=loss), 1))
     assert caught.value.reason == "overflow"
 
 
-def test_qfedavg_says_so_where_the_power_of_a_loss_vanishes() -> None:
-    """0.05 to the power of 40 is 1e-52: the sum would hold nothing, and nothing by nothing is no number."""
-    algorithm = QFedAvg(fairness=40.0, learning_rate=0.1)
+@pytest.mark.parametrize(("fairness", "loss"), [(40.0, 0.05), (10.0, 0.1), (20.0, 0.3)])
+def test_qfedavg_says_so_where_the_power_of_a_loss_vanishes(fairness: float, loss: float) -> None:
+    """The sum has steps of 2^-40: of an update times 0.1 to the power of 10 it holds little, of 1e-52 nothing."""
+    algorithm = QFedAvg(fairness=fairness, learning_rate=0.01)
     with pytest.raises(RunError, match="Lower fairness"):
-        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=0.05), 1))
+        play(algorithm, algorithm.init(START, SPEC), (update("north", (0.5, 0.0), loss=loss), 1))
 
 
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
@@ -263,7 +265,7 @@ def test_rules_that_know_how_far_steps_lead_refuse_momentum_that_goes_on(algorit
     make_experiment(federation=federation, training={**SGD, "momentum": 0.0})
 
 
-@pytest.mark.parametrize("algorithm", NEED_FIXED_WEIGHTS)
+@pytest.mark.parametrize("algorithm", sorted({*NEED_FIXED_WEIGHTS, "geometric_median", "norm_bounding"}))
 def test_rules_without_a_place_for_gains_refuse_them(algorithm: str) -> None:
     evaluation = {"server_data": "mine"} if algorithm == "fltrust" else {}
     with pytest.raises(ValueError, match='weights = "validation_gain" has no place'):

@@ -39,7 +39,7 @@ def test_a_site_counts_by_its_cosine_and_with_the_norm_of_the_servers_update() -
     )
     # (1 * (3, 4) + 0.8 * (0, 5)) / 1.8
     np.testing.assert_allclose(state.weights["w"] - START["w"], (3 / 1.8, 8 / 1.8), rtol=1e-6)
-    np.testing.assert_allclose(state.weights["running_mean"], 11.5)  # of those trusted
+    np.testing.assert_allclose(state.weights["running_mean"], 12.0)  # of all
     assert figures["weight_along"] == pytest.approx(1 / 1.8)
     assert figures["weight_against"] == 0.0
 

@@ -56,6 +56,8 @@ def test_sites_that_are_refused_are_among_those_that_a_rule_bears() -> None:
     sites = (*SITES, "upland")
     federation = {"algorithm": "multi_krum", "quorum": 3}
     check_attendance(experiment_of({"kind": "nan", "sites": 1}, **federation), sites)
+    with pytest.raises(AttendanceError, match=r"quorum needs 5. Lower it to 4"):
+        check_attendance(experiment_of({"kind": "nan", "sites": 1}, **(federation | {"quorum": 5})), sites)
     with pytest.raises(AttendanceError, match=r'4 of the 5 .* algorithm = "multi_krum" needs 5'):
         check_attendance(
             experiment_of({"kind": "drop_out", "sites": 1, "probability": 1.0}, **federation), sites

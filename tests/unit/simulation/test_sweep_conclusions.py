@@ -84,6 +84,23 @@ def sweep(over: dict[str, Difference], **rows: Row) -> SweepResult:
     )
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (difference(0.01, 0.01), "(interval −0.010 to +0.030): no more than chance explains, and fedavg"),
+        (difference(0.0002, 0.0001), "(interval 0.000 to 0.000): nothing that a table shows, and fedavg"),
+        (
+            Difference(dice=0.1, low=0.05, high=0.2, decided_low=None, decided_high=None),
+            "(fewer than 6 test patients, so nothing is decided), and fedavg",
+        ),
+    ],
+)
+def test_where_none_is_recommended_the_grounds_say_why(found: Difference, told: str):
+    recommendation = sweep({"moon": found}, moon=row(0.8)).recommendation
+    assert (recommendation.algorithm, recommendation.answer[:19]) == ("fedavg", "No difference found")
+    assert told in recommendation.grounds
+
+
 def test_the_best_mean_is_recommended_where_its_interval_leaves_zero_out():
     over = {
         "scaffold": difference(0.04, 0.01),
