@@ -215,7 +215,8 @@ class UnknownLabelError(CaseError):
     def __init__(self, case_id: str, values: Sequence[int], known: Sequence[str]) -> None:
         self.values = tuple(values)
         remedy = (
-            f"Known are {_listed(known, 20)}. Add to [task] labels, set ignore_value, or correct the label."
+            f"Known are {_listed(known, 20)}. Add to [task] labels, set ignore_value, or correct the label. What one "
+            "site alone writes belongs into labels of that site, or [task] background."
         )
         super().__init__(case_id, f"the label has the unknown value(s) {_listed(values)}", remedy)
 
@@ -353,7 +354,6 @@ class SeveralManifestFaultsError(ManifestError):
     def __init__(self, source: str, faults: Sequence[ManifestError]) -> None:
         self.faults = tuple(faults)
         told = [f"{f.fault}. {f.remedy}" for f in faults[:20]]
-        rest = f" and {len(faults) - 20} more" if len(faults) > 20 else ""
-        super().__init__(
-            source, f"{len(faults)} faults:\n- " + "\n- ".join(told) + rest, "Correct all of them."
-        )
+        rest = f" and {len(faults) - 20} more." if len(faults) > 20 else ""
+        listed = f"{len(faults)} faults:\n- " + "\n- ".join(told) + rest
+        super().__init__(source, listed.removesuffix("."), "Correct all of them.")

@@ -163,6 +163,11 @@ def cases_sha256(cases: Sequence[Case], folder: Path) -> str:
     return digest.hexdigest()
 
 
+def images_sha256(cases: Sequence[Case], folder: Path) -> dict[str, str]:
+    """The cases' names by the bytes of their images, wherever these lie; `folder` as above."""
+    return {_digest_of(path, folder / FILES).hex(): case.case_id for case in cases for path in case.images}
+
+
 def name_stored(prepared: PreprocessedCase) -> StoredCase:
     """Where a case that came from the cache lies."""
     assert prepared.folder is not None, prepared.case.case_id

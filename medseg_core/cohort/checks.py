@@ -19,6 +19,7 @@ from medseg_core.cohort.loading import (
     label_warnings,
     open_image,
     open_label,
+    orientation_warnings,
 )
 from medseg_core.config import Task
 from medseg_core.errors import CaseError
@@ -114,6 +115,7 @@ def _check_case(case: Case, task: Task | None) -> _Findings:
         with findings.collecting():
             label = open_label(case, task)
     if image is not None:
+        findings.warnings = orientation_warnings(case)
         findings.faults += image_faults(image, case, task)
         findings.facts = _facts(case, image, label, task)
         findings.digest = _digest(image)
@@ -123,7 +125,7 @@ def _check_case(case: Case, task: Task | None) -> _Findings:
         )
     if label is not None and task is not None:
         with findings.collecting():
-            findings.warnings = label_warnings(
+            findings.warnings += label_warnings(
                 map_labels(label.voxels[0], task, case_id=case.case_id), case, task
             )
     return findings

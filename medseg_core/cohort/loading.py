@@ -17,7 +17,8 @@ from medseg_core.data_errors import (
     NotFiniteError,
 )
 from medseg_core.errors import CaseError
-from medseg_core.imaging.io import read_image, read_label
+from medseg_core.imaging.io import file_suffix, read_image, read_label
+from medseg_core.imaging.orientation import orientation_doubt
 from medseg_core.types import IGNORE, Case, Geometry, LoadedCase, Volume
 
 # Two headers mean one grid within these: the formats' own rounding passes, a shift that one could see does not.
@@ -123,6 +124,15 @@ def label_warnings(label: npt.NDArray[np.uint8], case: Case, task: Task) -> tupl
     if not task.allow_empty_label:
         raise EmptyLabelError(case.case_id)
     return (f"case {case.case_id}: the label has no foreground voxel",)
+
+
+def orientation_warnings(case: Case) -> tuple[str, ...]:
+    """What stands against believing where left is in the case's image, which has been opened."""
+    nifti = [path for path in case.images if file_suffix(path) in (".nii", ".nii.gz")]
+    doubts = [(path, doubt) for path in nifti if (doubt := orientation_doubt(path))]
+    return tuple(
+        f"case {case.case_id}: {path}: {doubt}. Look at it beside its label" for path, doubt in doubts
+    )
 
 
 def _raise_first(faults: Iterable[CaseError]) -> None:

@@ -129,7 +129,9 @@ def _columns(header: Sequence[str], task: Task | None, source: str) -> _Columns:
         for name in images
         if name not in header and (name not in optional or difflib.get_close_matches(name, strange, 1, 0.8))
     ]
-    raise_faults(source, [ManifestColumnError(source, name, found=header, unknown=spare) for name in missing])
+    raise_faults(
+        source, [ManifestColumnError(source, name, found=header, unknown=strange) for name in missing]
+    )
     return _Columns(images, channels, optional)
 
 

@@ -34,6 +34,7 @@ class OwnData:
 
     def __init__(self, cases: Sequence[PreprocessedCase], experiment: Experiment) -> None:
         self._cases, self._experiment = cases, experiment
+        self.cases = tuple(case.case for case in cases)
         network = build_network(experiment.task, experiment.model, seed=0)
         self._network = network.to(choose_device("auto"))
 

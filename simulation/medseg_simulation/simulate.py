@@ -14,6 +14,7 @@ import torch
 
 import medseg_core
 from medseg_core.assessment.scores import write_cases
+from medseg_core.cohort.cache import images_sha256
 from medseg_core.cohort.split import Fold
 from medseg_core.config import Experiment
 from medseg_core.federation.checkpoint import load_checkpoint
@@ -110,7 +111,18 @@ def _begun(
         for warning in sites.warnings:
             watch.on_warning(warning)
         own_data = open_own_data(experiment, base=Path(), cache=place.cache, on_warning=watch.on_warning)
+        if own_data is not None and (shared := _shared_images(own_data, sites, place.cache)):
+            watch.on_warning(
+                f"[evaluation] server_data holds {len(shared)} of the sites' own images, as of case {shared[0]}: "
+                "scores there, and with fltrust those of the sites, are flattered. Give cases of other patients."
+            )
         yield sites, own_data
+
+
+def _shared_images(own_data: OwnData, sites: VirtualSites, cache: Path) -> list[str]:
+    """Cases of the coordinator whose images a site has, too."""
+    of_sites = images_sha256([case.case for cases in sites.cases.values() for case in cases], cache)
+    return sorted(case for image, case in images_sha256(own_data.cases, cache).items() if image in of_sites)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import initial_weights, make_experiment, make_federation, make_site_data
+from command_line import caller
+from experiments import TINY
 
 from medseg_core.assessment.summary import read_summary
 from medseg_core.errors import DivergedError, MedsegError
@@ -75,3 +77,22 @@ def test_without_a_folder_there_is_nothing_and_a_wrong_one_is_named(tmp_path: Pa
     assert open_own_data(make_experiment(), **words) is None
     with pytest.raises(MedsegError, match="nowhere"):
         open_own_data(make_experiment(evaluation={"server_data": "nowhere"}), **words)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_images_that_the_sites_have_too_are_told_wherever_they_lie(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    is_shared: bool,
+) -> None:
+    settings = PhantomSettings(sites=2, cases=4, spatial_dims=2, voxel_mm=4.0)
+    write_phantoms(tmp_path / "data", settings)
+    write_phantoms(tmp_path / "mine", settings if is_shared else replace(settings, seed=1))
+    experiment = f'{TINY}[evaluation]\nserver_data = "{tmp_path / "mine"}"\n[federation]\nrounds = 1\n'
+    (tmp_path / "tiny.toml").write_text(experiment)
+    words = ("run", tmp_path / "tiny.toml", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    outcome = caller(monkeypatch, capsys)(*words, "--cache", tmp_path / "cache")
+    assert outcome.code == 0, outcome.err
+    told = "server_data holds 8 of the sites' own images" in " ".join((outcome.out + outcome.err).split())
+    assert told == is_shared

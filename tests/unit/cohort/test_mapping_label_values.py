@@ -57,7 +57,8 @@ def test_unknown_values_are_named_beside_the_known_ones():
     assert refusal.value.values == (3, 8)
     assert str(refusal.value) == (
         "case c1: the label has the unknown value(s) 3, 8. Known are 0 (background), 1 (a), 2/4 (b), 9 (ignored). "
-        "Add to [task] labels, set ignore_value, or correct the label."
+        "Add to [task] labels, set ignore_value, or correct the label. What one site alone writes belongs into labels "
+        "of that site, or [task] background."
     )
 
 

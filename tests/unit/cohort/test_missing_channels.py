@@ -61,6 +61,13 @@ def test_a_site_without_the_whole_column_is_accepted(tmp_path):
             ManifestColumnError,
             "Rename 'image_t2' to 'image_T2'",
         ),
+        (  # T2 is another channel of the task: no name for T1
+            TASK,
+            "case_id,patient_id,site,image_T2,label",
+            "c1,p1,A,b.png,l.png",
+            ManifestColumnError,
+            "there is no column 'image_T1'. Found are ",
+        ),
         (
             make_task(channels=({"name": "T1"}, {"name": "T2"})),
             HEADER,
