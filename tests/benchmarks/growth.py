@@ -1,6 +1,6 @@
 """Cost as work grows: time and memory against sites, parameters and cases, as a picture and JSON.
 
-    python tests/benchmarks/growth.py --out FOLDER [--sites 4 16 64 256] [--millions 1 3 10 30 100] [--cases 16 64 256]
+    python tests/benchmarks/growth.py --out FOLDER [--sites 4 16 64 256] [--millions 1 3 10 30 100] [--cases 16 64 ..]
 
 Against sites (of 1 M parameters) and parameters (4 sites): one round of the server, as `server_memory.py` has it, less
 the sites' own time. Against cases: a whole simulation of 2D phantoms, two sites and two rounds, each case seen once a
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--sites", type=int, nargs="+", default=[4, 16, 64, 256])
     parser.add_argument("--millions", type=float, nargs="+", default=[1, 3, 10, 30, 100])
-    parser.add_argument("--cases", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--cases", type=int, nargs="+", default=[16, 64, 256, 1024])
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     curves = {
