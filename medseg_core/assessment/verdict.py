@@ -20,9 +20,8 @@ from medseg_core.assessment.scores import (
 from medseg_core.assessment.summary import Summary
 from medseg_core.config import KEEP_TENSORS
 
-FEWEST_PATIENTS = (
-    6  # of five without a difference, chance puts all on one side in 6 % of all runs: more than 5
-)
+# Of five without a difference, chance puts all on one side in 6 % of all runs, which is more than 5 %.
+FEWEST_PATIENTS = 6
 VISIBLE = 0.0005  # Dice: reports show a thousandth, and decide on nothing that they do not show
 FEW_PATIENTS = (
     10  # below this a percentile bootstrap is too narrow by a fifth and more (Hesterberg 2015, 4.1)

@@ -56,8 +56,8 @@ class UnscoredSitesError(RunError):
 
     def __init__(self, sites: Sequence[str]) -> None:
         super().__init__(
-            f'[federation] weights = "validation_gain" weighs sites by their validation cases, and {", ".join(sites)} '
-            'has none: use weights = "cases", or give validation cases there.'
+            f'[federation] weights = "validation_gain" weighs sites by their validation cases. Without any: '
+            f'{", ".join(sites)}. Use weights = "cases", or give validation cases there.'
         )
 
 

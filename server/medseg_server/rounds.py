@@ -66,10 +66,8 @@ from medseg_server.sending import Sending, moved_by_code
 __all__ = ["Run", "Trained", "describe", "model_spec", "recall", "test_chosen", "train"]
 
 
-REFUSED = {
-    *get_args(Reason),
-    RefusalCode.DIVERGED,
-}  # why an update did not count, where it lay in its numbers
+# why an update did not count, where it lay in what the site sent or would have sent
+REFUSED = {*get_args(Reason), RefusalCode.DIVERGED}
 LAST_ATTEMPT = 10  # at a round whose attempts sites have seen: it ends though a site always says so
 
 

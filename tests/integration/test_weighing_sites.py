@@ -214,5 +214,5 @@ def test_sites_without_validation_cases_cannot_be_weighed_by_them(tmp_path: Path
     """Found before anybody trains."""
     data = {"north": make_site_data("north"), "south": replace(make_site_data("south"), validation=())}
     run = make_federation(tmp_path, make_experiment(federation={"weights": "validation_gain"}), data)
-    with pytest.raises(UnscoredSitesError, match="south has none"):
+    with pytest.raises(UnscoredSitesError, match=r"Without any: south\. Use weights"):
         train(run)
